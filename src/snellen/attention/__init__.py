@@ -1,1 +1,1 @@
-
+"""Numerical kernels of attention, each with its slow twin in `reference`."""

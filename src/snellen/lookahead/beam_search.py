@@ -1,0 +1,231 @@
+"""Beam search from every position of a text at once.
+
+With `ColumnEngine` a depth is one forward pass of W rows of the text (DESIGN: *All positions at once*), so that a
+search of width W and horizon D costs 1 + W(D − 1) forward passes of the text. The slow twin is
+`reference.beam_search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from snellen.errors import InputError
+from snellen.lookahead.engine import Engine
+from snellen.lookahead.head import Naive, naive, rows_per_block, top_next
+from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.rollouts import Rollouts
+from snellen.lookahead.settings import bytes_of, check_search
+
+__all__ = ["WindowScores", "beam", "score_window"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Survivors at each depth for n positions, each [pos, depth, width], on the CPU (see `Rollouts`)."""
+
+    tokens: Int[Tensor, "pos depth width"]
+    parents: Int[Tensor, "pos depth width"]
+    log_probs: Tensor
+
+
+@torch.no_grad()
+def beam(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "batch pos"],
+    width: int = 4,
+    horizon: int = 4,
+    *,
+    memory: int | str = "1GB",
+    positions: tuple[int, int] | None = None,
+    engine: str = "auto",
+) -> Rollouts:
+    """The `width` best completions of length `horizon` after every position of every text.
+
+    Parameters
+    ----------
+    model
+        Any causal language model of transformers, in eval mode.
+    input_ids
+        Texts of equal length without padding (give others one by one). Completions of position t continue x_≤t.
+    width, horizon
+        W branches kept at each depth, D tokens deep; both at least 1.
+    memory
+        What the search may hold beside the weights, in bytes or as "512MB", "2GB". It changes no result: positions
+        and vocabulary are taken in blocks that fit.
+    positions
+        (first, last): search only from positions first ≤ t < last.
+    engine
+        "auto": columns over the shared text where a check on this model passes, else "plain" sequences; either
+        can be asked for by name ("columns" is still checked).
+
+    Raises
+    ------
+    InputError
+        Width, horizon, positions or memory out of range, text beyond the model's context.
+    Refused
+        The model's numbers cannot be vouched for: a failed check, or NaN in its logits.
+    """
+    check_search(model, input_ids, width=width, horizon=horizon)
+    budget = bytes_of(memory)
+    batch, length = input_ids.shape
+    first, last = positions or (0, length)
+    if not 0 <= first < last <= length:
+        raise InputError(f"positions {positions}: must be 0 <= first < last <= {length}, the length of the text")
+    runner = engine_for(model, length=length, horizon=horizon, engine=engine)
+    block = rows_per_block(_vocabulary(model), budget)
+    steps, real = [], []
+    for text in input_ids.to(model.device):
+        hidden = runner.read(text)
+        targets = torch.cat([text[1:], text.new_tensor([-1])])
+        own = naive(runner.body, hidden, targets, count=width, block=block)
+        steps.append(_search(runner, own, slice(first, last), width=width, horizon=horizon, budget=budget))
+        real.append(own.log_prob[:-1].cpu())
+    return Rollouts(
+        step_tokens=torch.stack([s.tokens for s in steps]),
+        step_parents=torch.stack([s.parents for s in steps]),
+        step_log_probs=torch.stack([s.log_probs for s in steps]),
+        naive=torch.stack(real),
+        positions=torch.arange(first, last),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowScores:
+    """The columns of `measures.base.Scored` for the targets `first` … of one window (see there)."""
+
+    log_prob: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    rank: NDArray[np.int32]
+    log_z: NDArray[np.float32]
+    top_tokens: NDArray[np.int32]
+    top_log_probs: NDArray[np.float32]
+    log_word_start: NDArray[np.float32]
+    beams: dict[int, tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]]
+
+
+@torch.no_grad()
+def score_window(
+    model: PreTrainedModel,
+    input_ids: Int[Tensor, "pos"],
+    *,
+    widths: Sequence[int],
+    horizon: int,
+    first: int,
+    temperatures: Sequence[float] = (1.0,),
+    top: int = 32,
+    starts_word: Tensor | None = None,
+    memory: int | str = "1GB",
+    engine: str = "auto",
+) -> WindowScores:
+    """Naive prediction and beams of each width for the targets x_first … of one window; 1 ≤ `first` < length.
+
+    `beams[w]` holds (tokens, parents, log_probs), each [targets, horizon, w]; the branches of a target start at the
+    position before it. Raises as `beam` does.
+    """
+    for width in widths:
+        check_search(model, input_ids[None], width=width, horizon=horizon)
+    if not 1 <= first < len(input_ids):
+        raise InputError(f"first {first}: targets must lie between 1 and {len(input_ids) - 1}")
+    budget = bytes_of(memory)
+    text = input_ids.to(model.device)
+    runner = engine_for(model, length=len(text), horizon=horizon, engine=engine)
+    hidden = runner.read(text)
+    where = slice(first - 1, len(text) - 1)
+    own = naive(
+        runner.body,
+        hidden[where],
+        text[first:],
+        count=max(top, *widths),
+        block=rows_per_block(_vocabulary(model), budget),
+        temperatures=temperatures,
+        starts_word=None if starts_word is None else starts_word.to(text.device),
+    )
+    beams = {}
+    for width in widths:
+        steps = _search(runner, own, where, width=width, horizon=horizon, budget=budget, offset=first - 1)
+        beams[width] = (
+            steps.tokens.numpy().astype(np.int32),
+            steps.parents.numpy().astype(np.int16),
+            steps.log_probs.numpy(),
+        )
+    return WindowScores(
+        log_prob=own.log_prob.cpu().numpy(),
+        entropy=own.entropy.cpu().numpy(),
+        rank=own.rank.cpu().numpy().astype(np.int32),
+        log_z=own.log_z.cpu().numpy(),
+        top_tokens=own.top_tokens[:, :top].cpu().numpy().astype(np.int32),
+        top_log_probs=own.top_log_probs[:, :top].cpu().numpy(),
+        log_word_start=own.log_word_start.cpu().numpy(),
+        beams=beams,
+    )
+
+
+def _search(
+    engine: Engine, own: Naive, where: slice, *, width: int, horizon: int, budget: int, offset: int = 0
+) -> Steps:
+    """Beam search from the positions `where`; row i of `own` belongs to position `offset` + i."""
+    count = where.stop - where.start
+    block = _positions_per_block(engine, count, width=width, horizon=horizon, budget=budget)
+    parts = []
+    for first in range(where.start, where.stop, block):
+        rows = slice(first - offset, min(first + block, where.stop) - offset)
+        tokens, log_probs = own.top_tokens[rows, :width], own.top_log_probs[rows, :width]
+        parts.append(_search_block(engine, first, tokens, log_probs, horizon=horizon, budget=budget))
+    return Steps(
+        tokens=torch.cat([p.tokens for p in parts]),
+        parents=torch.cat([p.parents for p in parts]),
+        log_probs=torch.cat([p.log_probs for p in parts]),
+    )
+
+
+def _search_block(
+    engine: Engine, first: int, tokens: Tensor, log_probs: Tensor, *, horizon: int, budget: int
+) -> Steps:
+    """All depths of one block of positions from `first`, from its best first tokens, each [pos, width]."""
+    width = tokens.shape[1]
+    parents = torch.full_like(tokens, -1)
+    total = log_probs.double()
+    kept = [(tokens, parents, log_probs)]
+    engine.open_block(first)
+    for depth in range(1, horizon):
+        hidden = engine.step(tokens.clamp_min(0).T, None if depth == 1 else parents.clamp_min(0).T)
+        block = rows_per_block(_vocabulary(engine.body.model), budget)
+        flat_log_probs, flat_ids = top_next(engine.body, hidden.flatten(0, 1), count=width, block=block)
+        ids, grown = (x.view(width, -1, x.shape[-1]).transpose(0, 1) for x in (flat_ids, flat_log_probs))
+        candidates = (total[..., None] + grown).flatten(1)
+        total, place = candidates.topk(width, dim=-1)
+        empty = total == -torch.inf
+        parents = (place // ids.shape[-1]).masked_fill(empty, -1)
+        tokens = ids.flatten(1).gather(1, place).masked_fill(empty, -1)
+        log_probs = grown.flatten(1).gather(1, place).masked_fill(empty, -torch.inf)
+        kept.append((tokens, parents, log_probs))
+    stacked = (torch.stack(column, dim=1).cpu() for column in zip(*kept, strict=True))
+    return Steps(**dict(zip(("tokens", "parents", "log_probs"), stacked, strict=True)))
+
+
+def _positions_per_block(engine: Engine, count: int, *, width: int, horizon: int, budget: int) -> int:
+    """As many positions as half the budget holds, in blocks of about equal size."""
+    if horizon == 1:
+        return count
+    fitting = budget // 2 // engine.bytes_per_position(width, horizon)
+    if fitting < 1:
+        need = 2 * engine.bytes_per_position(width, horizon)
+        raise InputError(
+            f"memory {budget:,} bytes: width {width} and horizon {horizon} need at least {need:,} for one position; "
+            "raise the memory or lower the width or the horizon"
+        )
+    blocks = -(-count // fitting)
+    return -(-count // blocks)
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    size: int = model.get_output_embeddings().weight.shape[0]
+    return size

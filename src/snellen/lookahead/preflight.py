@@ -1,0 +1,304 @@
+"""Checks on the model itself, before any number of it is printed.
+
+The attention hook fails silently in places: an architecture that ignores it, a window or a soft-cap that it does not
+pass on, layers with a state of their own. So rollouts are compared with plain forward passes of the very model, at
+the very length that will be scored. Tolerances are relative to what the model's own eager and sdpa attention differ
+by. A model that fails with columns is run by the plain engine; one whose predictions depend on later tokens, or on
+the length of the text, is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from snellen.errors import InputError, Refused
+from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
+from snellen.lookahead.settings import context_of
+
+log = logging.getLogger(__name__)
+
+ENGINES = ("auto", "columns", "plain")
+_WIDTH = 3  # rows of the check: enough for parents to cross over
+_LEAST = 5e-5  # nats; float32 forward passes of other shapes differ by less
+_LARGEST_DRIFT_MODEL = 2_000_000_000  # parameters; beyond it no float32 copy is made to measure drift
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The largest difference of log-probabilities over the vocabulary (nats) that was found, and what was allowed."""
+
+    value: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.tolerance  # false for NaN
+
+    def as_dict(self) -> dict[str, Any]:
+        value = self.value if math.isfinite(self.value) else None
+        return {"value": value, "tolerance": self.tolerance, "passed": self.passed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What was checked, at which length, and the engine that follows from it."""
+
+    engine: str
+    length: int
+    horizon: int
+    floor: float  # eager against sdpa, nats: what the model's own arithmetic leaves open
+    power: float | None  # how far the check's branches differ when one of their tokens differs, nats
+    checks: dict[str, Check]
+    why_plain: str | None = None
+    drift: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "engine": self.engine,
+            "why_plain": self.why_plain,
+            "length": self.length,
+            "horizon": self.horizon,
+            "floor": self.floor,
+            "power": self.power,
+            "checks": {name: check.as_dict() for name, check in self.checks.items()},
+            **({"drift": self.drift} if self.drift else {}),
+        }
+
+
+_known: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple[Any, ...], Preflight]] = weakref.WeakKeyDictionary()
+
+
+def engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str = "auto") -> Engine:
+    """The engine that may be trusted with texts of `length`; the check runs once and is remembered.
+
+    A longer text than any before is checked anew, at the next power of two, since windows and scaled positions show
+    only there.
+    """
+    found = _remembered(model, length=length, horizon=horizon, engine=engine)
+    return ColumnEngine(model) if found.engine == "columns" else PlainEngine(model)
+
+
+def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: str) -> Preflight:
+    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
+    seen = _known.setdefault(model, {})
+    found = seen.get(key)
+    if found is None or found.length < length or found.horizon < horizon:
+        limit = context_of(model)
+        at = 1 << max(3, (length - 1).bit_length())
+        if limit is not None:
+            at = min(at, limit - horizon + 1)
+        found = preflight(model, length=max(length, at), horizon=horizon, engine=engine, drift=False)
+        seen[key] = found
+    return found
+
+
+@torch.no_grad()
+def preflight(
+    model: PreTrainedModel,
+    *,
+    length: int,
+    horizon: int = 4,
+    engine: str = "auto",
+    input_ids: Tensor | None = None,
+    drift: bool = True,
+) -> Preflight:
+    """Check `model` on a text of `length` tokens (the first ones of `input_ids`, then random ones).
+
+    Raises
+    ------
+    InputError
+        Unknown engine.
+    Refused
+        Predictions that depend on later tokens or on the length of the text, a head that cannot be split off, an
+        engine asked for by name that fails, NaN.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine {engine!r}: must be one of {', '.join(ENGINES)}")
+    text = _text(model, length, input_ids)
+    length = len(text)
+    own = _own(model, text)
+    floor = _difference(own, _other_attention(model, text))
+    if not math.isfinite(floor):
+        raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {length} tokens")
+    tolerance = max(10 * floor, _LEAST)
+    checks = {
+        "head": Check(value=_head_difference(model, text[:8]), tolerance=tolerance),
+        "causality": Check(value=_causality_difference(model, text, own), tolerance=tolerance),
+    }
+    if not checks["head"].passed:
+        raise Refused(
+            f"{type(model).__name__}: logits computed from its last hidden states differ from its own by "
+            f"{checks['head'].value:.2g} nats (allowed {tolerance:.2g}); its head cannot be used in blocks"
+        )
+    if not checks["causality"].passed:
+        raise Refused(
+            f"{type(model).__name__}: at a length of {length} tokens a prediction changes by "
+            f"{checks['causality'].value:.2g} nats (allowed {tolerance:.2g}) when later tokens are removed, so it is no "
+            "prediction from the past alone; try shorter texts (--window), where scaled positions may not set in"
+        )
+    power, why = None, "asked for" if engine == "plain" else None
+    if engine != "plain":
+        why, power = _check_columns(model, text, own, horizon, tolerance, checks)
+        if why is not None and engine == "columns":
+            raise Refused(f"{type(model).__name__}: rollouts over a shared prefix cannot be used: {why}")
+        if why is not None:
+            log.info("%s runs by the plain engine: %s", type(model).__name__, why)
+    result = Preflight(
+        engine="columns" if why is None else "plain",
+        why_plain=why,
+        length=length,
+        horizon=horizon,
+        floor=floor,
+        power=power,
+        checks=checks,
+        drift=_drift(model, text) if drift and model.dtype != torch.float32 else {},
+    )
+    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
+    _known.setdefault(model, {})[key] = result
+    return result
+
+
+def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
+    if input_ids is not None:
+        text[: len(input_ids)] = input_ids[:length].cpu()
+    return text.to(model.device)
+
+
+def _places(length: int) -> list[int]:
+    """The positions that are compared: both ends, the middle and the thirds."""
+    return sorted({0, 1 % length, length // 3, length // 2, 2 * length // 3, length - 1})
+
+
+def _log_probs(body: Body, hidden: Tensor) -> Tensor:
+    return body.logits(hidden).float().log_softmax(-1)
+
+
+def _own(model: PreTrainedModel, text: Tensor) -> Tensor:
+    """The model's own predictions at the places compared, [places, vocab]."""
+    body = Body(model)
+    return _log_probs(body, body.hidden(text[None])[0, _places(len(text))])
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference of two log-probabilities; where both are −inf there is none."""
+    return float(torch.where(a == b, 0.0, (a - b).abs()).max())
+
+
+def _other_attention(model: PreTrainedModel, text: Tensor) -> Tensor:
+    """The same predictions with the model's other plain attention, or else in a batch of two."""
+    if model._can_set_attn_implementation() and getattr(model, "_supports_sdpa", False):
+        with _attention(model, "sdpa" if model.config._attn_implementation == "eager" else "eager"):
+            return _own(model, text)
+    body = Body(model)
+    return _log_probs(body, body.hidden(text.expand(2, -1))[1, _places(len(text))])
+
+
+@contextlib.contextmanager
+def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+    before = model.config._attn_implementation
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _head_difference(model: PreTrainedModel, text: Tensor) -> float:
+    body = Body(model)
+    whole = model(input_ids=text[None], use_cache=False).logits[0].float().log_softmax(-1)
+    return _difference(whole, _log_probs(body, body.hidden(text[None])[0]))
+
+
+def _causality_difference(model: PreTrainedModel, text: Tensor, own: Tensor) -> float:
+    body = Body(model)
+    return max(
+        _difference(row, _log_probs(body, body.hidden(text[None, : place + 1])[0, -1:])[0])
+        for place, row in zip(_places(len(text)), own, strict=True)
+    )
+
+
+def _check_columns(
+    model: PreTrainedModel, text: Tensor, own: Tensor, horizon: int, tolerance: float, checks: dict[str, Check]
+) -> tuple[str | None, float | None]:
+    """Why columns cannot be used (None: they can), and the power of the check; adds to `checks`."""
+    try:
+        engine = ColumnEngine(model)
+        hidden = engine.read(text)
+        checks["forward identity"] = Check(
+            value=_difference(own, _log_probs(engine.body, hidden[_places(len(text))])), tolerance=tolerance
+        )
+        worst, power = _rollout_difference(engine, text, max(2, min(horizon, 4)))
+        checks["rollouts"] = Check(value=worst, tolerance=tolerance)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # whatever an architecture does with the hook, it then runs plainly
+        if "can't allocate memory" in str(error):
+            raise
+        return f"{error}" if isinstance(error, Refused) else f"{type(error).__name__}: {error}", None
+    for name in ("forward identity", "rollouts"):
+        if not checks[name].passed:
+            return f"{name}: off by {checks[name].value:.2g} nats (allowed {tolerance:.2g})", power
+    return None, power
+
+
+def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tuple[float, float]:
+    """Random branches with crossing parents, from blocks at both ends and in the middle, against plain passes.
+
+    Returns the largest difference, and (as a control that the check could see one) how much the plain predictions
+    differ between branches that end in the same token.
+    """
+    generator = torch.Generator().manual_seed(1)
+    vocabulary = engine.body.model.get_input_embeddings().weight.shape[0]
+    length = len(text)
+    worst, power = 0.0, 0.0
+    for first, last in {(0, min(4, length)), (length // 2, min(length // 2 + 4, length)), (max(0, length - 3), length)}:
+        pos = last - first
+        engine.open_block(first)
+        chains = torch.empty(_WIDTH, pos, 0, dtype=torch.long, device=text.device)
+        for depth in range(1, horizon):
+            tokens = torch.randint(vocabulary, (_WIDTH, pos), generator=generator).to(text.device)
+            tokens[1] = tokens[0]  # same token, other past: the control
+            parents = None
+            if depth > 1:
+                parents = torch.stack([torch.randperm(_WIDTH, generator=generator) for _ in range(pos)], dim=1)
+                parents = parents.to(text.device)
+                chains = chains.gather(0, parents[..., None].expand_as(chains))
+            chains = torch.cat([chains, tokens[..., None]], dim=-1)
+            hidden = engine.step(tokens, parents)
+            column = pos - 1
+            prefix = text[: first + column + 1].expand(_WIDTH, -1)
+            plain = engine.body.hidden(torch.cat([prefix, chains[:, column]], dim=1))[:, -1]
+            expected = _log_probs(engine.body, plain)
+            worst = max(worst, _difference(expected, _log_probs(engine.body, hidden[:, column])))
+            if depth > 1:
+                power = max(power, _difference(expected[0], expected[1]))
+    return (worst if math.isfinite(worst) else math.nan), power
+
+
+def _drift(model: PreTrainedModel, text: Tensor) -> dict[str, Any]:
+    """What a shorter number format costs: log p of the text's tokens against a float32 copy of the model."""
+    if model.num_parameters() > _LARGEST_DRIFT_MODEL:
+        return {"mean": None, "max": None, "reason": "model too large for a float32 copy"}
+    exact = copy.deepcopy(model).float()
+
+    def scored(which: PreTrainedModel) -> Tensor:
+        body = Body(which)
+        part = text[:256]
+        log_p = _log_probs(body, body.hidden(part[None])[0, :-1])
+        return log_p.gather(-1, part[1:, None])[:, 0]
+
+    difference = (scored(model) - scored(exact)).abs()
+    return {"mean": float(difference.mean()), "max": float(difference.max()), "unit": "nats", "tokens": len(difference)}

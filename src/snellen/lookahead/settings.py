@@ -1,0 +1,65 @@
+"""What a search may be asked for, checked before any work."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from snellen.errors import InputError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_LEAST = 1_000_000
+
+
+def bytes_of(memory: int | str) -> int:
+    """A size in bytes: 2000000000, "512MB", "2GB", "1.5GiB".
+
+    Raises
+    ------
+    InputError
+        Not a size, or below 1 MB.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
+    if match is None or match[2] not in _UNITS:
+        raise InputError(f"memory {memory!r}: not a size; write for example 512MB or 2GB")
+    size = int(float(match[1]) * _UNITS[match[2]])
+    if size < _LEAST:
+        raise InputError(f"memory {memory!r}: at least 1MB is needed")
+    return size
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens the model takes, None where its configuration sets no limit."""
+    config = model.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        limit = getattr(config, name, None)
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
+
+
+def check_search(model: PreTrainedModel, input_ids: Tensor, *, width: int, horizon: int) -> None:
+    """Refuses a search that cannot be run, naming field, value and mend.
+
+    Raises
+    ------
+    InputError
+        Width or horizon below 1, a text that is no batch of token ids or too long for its branches to have places.
+    """
+    for name, value in (("width", width), ("horizon", horizon)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} {value}: must be a whole number of at least 1")
+    if input_ids.ndim != 2 or input_ids.shape[1] < 1 or input_ids.is_floating_point():
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+    limit = context_of(model)
+    if limit is not None and input_ids.shape[1] + horizon - 1 > limit:
+        raise InputError(
+            f"horizon {horizon}: a text of {input_ids.shape[1]} tokens and {horizon - 1} further ones exceed the "
+            f"model's context of {limit}; shorten the text (--window) or lower the horizon"
+        )
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    low, high = int(input_ids.min()), int(input_ids.max())
+    if low < 0 or high >= vocabulary:
+        raise InputError(f"input_ids {low}…{high}: the model's vocabulary has the ids 0…{vocabulary - 1}")
