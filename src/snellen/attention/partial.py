@@ -104,7 +104,13 @@ def _has_flash(device: torch.device) -> bool:
 
 
 def _flash(
-    query: Tensor, key: Tensor, value: Tensor, *, scale: float, causal: bool = False, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    causal: bool = False,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """PyTorch's fused operators; no gradient flows through their log-sum-exp, so they serve inference only."""
     batch, _, pos, dim = query.shape
@@ -129,7 +135,14 @@ def _flash(
 
 
 def _explicit(
-    query: Tensor, key: Tensor, value: Tensor, *, first: int, scale: float, window: int | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    first: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Scores written out, in blocks of columns: for soft-capping, and for devices without a fused operator."""
     batch, heads, pos, _ = query.shape

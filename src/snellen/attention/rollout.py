@@ -31,7 +31,14 @@ NAME = "snellen_rollout"
 
 # Arguments that transformers hands to every attention function and that do not change what it computes here.
 _INERT = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
-_INERT |= {"past_key_values", "past_key_value", "num_items_in_batch", "logits_to_keep", "return_dict", "position_embeddings"}
+_INERT |= {
+    "past_key_values",
+    "past_key_value",
+    "num_items_in_batch",
+    "logits_to_keep",
+    "return_dict",
+    "position_embeddings",
+}
 
 
 @dataclass
@@ -92,14 +99,21 @@ def rollout_attention(
     if rollout is None:
         raise RuntimeError("rollout attention was called outside `rolling`; the model's own attention was not restored")
     extra = sorted(k for k, v in unknown.items() if v is not None and k not in _INERT)
-    if extra or attention_mask is not None or dropout or is_causal is False or getattr(module, "is_causal", True) is False:
+    if (
+        extra
+        or attention_mask is not None
+        or dropout
+        or is_causal is False
+        or getattr(module, "is_causal", True) is False
+    ):
         what = ", ".join(extra) or "a mask, dropout or bidirectional attention"
         raise Refused(f"{type(module).__name__} passes {what} to its attention, which rollouts do not compute")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if rollout.depth == 0:
         rollout.text[module] = (key, value)
         out, lse = prefix_attention(query, key, value, first=0, scale=scale, window=sliding_window, softcap=softcap)
-        parts, scores = [], []
+        scores: list[Tensor] = []
+        parts: list[Tensor] = []
     else:
         out, lse, scores, parts = _branch_parts(rollout, module, query, key, value, scale, sliding_window, softcap)
     total = lse if not scores else torch.logsumexp(torch.stack([*([] if lse is None else [lse]), *scores]), dim=0)

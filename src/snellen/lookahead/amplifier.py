@@ -39,7 +39,13 @@ class Lookahead:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, width: int = 4, horizon: int = 4, alpha: float = 2.0, weight: float = 0.2
+        self,
+        model: PreTrainedModel,
+        *,
+        width: int = 4,
+        horizon: int = 4,
+        alpha: float = 2.0,
+        weight: float = 0.2,
     ) -> None:
         self.model = model
         self.settings = _Settings(width=width, horizon=horizon, alpha=alpha, weight=weight)
@@ -53,5 +59,5 @@ class Lookahead:
         rollouts = beam(self.model, input_ids, s.width, s.horizon, memory=memory, positions=(last, last + 1))
         ids, q = (x[:, 0].to(self.model.device) for x in rollouts.next_token(alpha=s.alpha))
         logits = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits[:, -1]
-        p = logits.float().softmax(-1)
+        p: Tensor = logits.float().softmax(-1)
         return ((1 - s.weight) * p).scatter_add_(-1, ids.clamp_min(0), s.weight * q.float())

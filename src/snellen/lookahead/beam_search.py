@@ -75,12 +75,12 @@ def beam(
     """
     check_search(model, input_ids, width=width, horizon=horizon)
     budget = bytes_of(memory)
-    batch, length = input_ids.shape
+    length = input_ids.shape[1]
     first, last = positions or (0, length)
     if not 0 <= first < last <= length:
         raise InputError(f"positions {positions}: must be 0 <= first < last <= {length}, the length of the text")
     runner = engine_for(model, length=length, horizon=horizon, engine=engine)
-    block = rows_per_block(_vocabulary(model), budget)
+    block = rows_per_block(runner.body, budget)
     steps, real = [], []
     for text in input_ids.to(model.device):
         hidden = runner.read(text)
@@ -144,7 +144,7 @@ def score_window(
         hidden[where],
         text[first:],
         count=max(top, *widths),
-        block=rows_per_block(_vocabulary(model), budget),
+        block=rows_per_block(runner.body, budget),
         temperatures=temperatures,
         starts_word=None if starts_word is None else starts_word.to(text.device),
     )
@@ -186,9 +186,7 @@ def _search(
     )
 
 
-def _search_block(
-    engine: Engine, first: int, tokens: Tensor, log_probs: Tensor, *, horizon: int, budget: int
-) -> Steps:
+def _search_block(engine: Engine, first: int, tokens: Tensor, log_probs: Tensor, *, horizon: int, budget: int) -> Steps:
     """All depths of one block of positions from `first`, from its best first tokens, each [pos, width]."""
     width = tokens.shape[1]
     parents = torch.full_like(tokens, -1)
@@ -197,7 +195,7 @@ def _search_block(
     engine.open_block(first)
     for depth in range(1, horizon):
         hidden = engine.step(tokens.clamp_min(0).T, None if depth == 1 else parents.clamp_min(0).T)
-        block = rows_per_block(_vocabulary(engine.body.model), budget)
+        block = rows_per_block(engine.body, budget)
         flat_log_probs, flat_ids = top_next(engine.body, hidden.flatten(0, 1), count=width, block=block)
         ids, grown = (x.view(width, -1, x.shape[-1]).transpose(0, 1) for x in (flat_ids, flat_log_probs))
         candidates = (total[..., None] + grown).flatten(1)
@@ -224,8 +222,3 @@ def _positions_per_block(engine: Engine, count: int, *, width: int, horizon: int
         )
     blocks = -(-count // fitting)
     return -(-count // blocks)
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    size: int = model.get_output_embeddings().weight.shape[0]
-    return size

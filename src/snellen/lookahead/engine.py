@@ -30,10 +30,11 @@ class Body:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        body = getattr(model, model.base_model_prefix, None)
+        body = model.get_decoder()  # for OPT, say, not `base_model`, but what its head is put on
         if not isinstance(body, nn.Module) or body is model:
             raise Refused(f"{type(model).__name__} has no body below its head: load it as a causal language model")
         self.model, self.body = model, body
+        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
         self._output: Any = None
 
     def hidden(self, input_ids: Int[Tensor, "batch pos"], **arguments: Any) -> Float[Tensor, "batch pos model"]:
@@ -178,5 +179,5 @@ def _activation_bytes(model: PreTrainedModel) -> int:
         (getattr(config, n, None) or 0 for n in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")),
         default=0,
     )
-    size: int = torch.finfo(model.dtype).bits // 8
-    return (10 * hidden + 6 * max(heads, hidden) + 4 * (inner or 4 * hidden)) * size
+    size = torch.finfo(model.dtype).bits // 8
+    return int((10 * hidden + 6 * max(heads, hidden) + 4 * (inner or 4 * hidden)) * size)

@@ -30,7 +30,13 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "columns", "plain")
 _WIDTH = 3  # rows of the check: enough for parents to cross over
-_LEAST = 5e-5  # nats; float32 forward passes of other shapes differ by less
+# Least tolerances in units of the number format's epsilon (float32: 6e-5 and 1.2e-3 nats). Forward passes of other
+# shapes differ by less than the first; a forgotten window, soft-cap or sink costs more than the second.
+_LEAST = 500.0
+_LEAST_OF_ATTENTION = 10_000.0
+# A coarse format rounds so much that these would allow everything; there it is this many nats at most.
+_LEAST_COARSE = 0.1
+_LONGEST_EAGER = 2048  # tokens; eager attention holds the whole matrix of scores
 _LARGEST_DRIFT_MODEL = 2_000_000_000  # parameters; beyond it no float32 copy is made to measure drift
 
 
@@ -57,7 +63,7 @@ class Preflight:
     engine: str
     length: int
     horizon: int
-    floor: float  # eager against sdpa, nats: what the model's own arithmetic leaves open
+    floor: float  # what the model's own arithmetic leaves open, nats: eager against sdpa, alone against in a batch
     power: float | None  # how far the check's branches differ when one of their tokens differs, nats
     checks: dict[str, Check]
     why_plain: str | None = None
@@ -128,11 +134,21 @@ def preflight(
     text = _text(model, length, input_ids)
     length = len(text)
     own = _own(model, text)
-    floor = _difference(own, _other_attention(model, text))
-    if not math.isfinite(floor):
+    batched = _difference(own, _in_a_batch(model, text))
+    if not math.isfinite(batched):
         raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {length} tokens")
-    tolerance = max(10 * floor, _LEAST)
-    checks = {
+    eager = _eager_difference(model, text[:_LONGEST_EAGER])
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # norms are float32 everywhere
+    least, least_of_attention = (min(n * epsilon, _LEAST_COARSE) for n in (_LEAST, _LEAST_OF_ATTENTION))
+    checks = {"own attention": Check(value=eager, tolerance=max(30 * batched, least_of_attention))}
+    if not checks["own attention"].passed:
+        raise Refused(
+            f"{type(model).__name__}: its {model.config._attn_implementation} attention differs from its eager one by "
+            f"{eager:.2g} nats, so one of them is not this model; load it with attn_implementation='eager'"
+        )
+    floor = max(batched, eager)
+    tolerance = max(10 * floor, least)
+    checks |= {
         "head": Check(value=_head_difference(model, text[:8]), tolerance=tolerance),
         "causality": Check(value=_causality_difference(model, text, own), tolerance=tolerance),
     }
@@ -197,13 +213,24 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float(torch.where(a == b, 0.0, (a - b).abs()).max())
 
 
-def _other_attention(model: PreTrainedModel, text: Tensor) -> Tensor:
-    """The same predictions with the model's other plain attention, or else in a batch of two."""
-    if model._can_set_attn_implementation() and getattr(model, "_supports_sdpa", False):
-        with _attention(model, "sdpa" if model.config._attn_implementation == "eager" else "eager"):
-            return _own(model, text)
+def _in_a_batch(model: PreTrainedModel, text: Tensor) -> Tensor:
+    """The predictions of `_own`, computed in a batch of two: other shapes, and so other rounding."""
     body = Body(model)
     return _log_probs(body, body.hidden(text.expand(2, -1))[1, _places(len(text))])
+
+
+def _eager_difference(model: PreTrainedModel, text: Tensor) -> float:
+    """How far the model's attention is from its eager one (from sdpa, where it is eager); 0 where it has but one.
+
+    An implementation can leave out what it has no argument for: sdpa knows no soft-capping.
+    """
+    own = model.config._attn_implementation
+    other = "sdpa" if own == "eager" else "eager"
+    if not model._can_set_attn_implementation() or (other == "sdpa" and not getattr(model, "_supports_sdpa", False)):
+        return 0.0
+    mine = _own(model, text)
+    with _attention(model, other):
+        return _difference(mine, _own(model, text))
 
 
 @contextlib.contextmanager
@@ -231,7 +258,12 @@ def _causality_difference(model: PreTrainedModel, text: Tensor, own: Tensor) -> 
 
 
 def _check_columns(
-    model: PreTrainedModel, text: Tensor, own: Tensor, horizon: int, tolerance: float, checks: dict[str, Check]
+    model: PreTrainedModel,
+    text: Tensor,
+    own: Tensor,
+    horizon: int,
+    tolerance: float,
+    checks: dict[str, Check],
 ) -> tuple[str | None, float | None]:
     """Why columns cannot be used (None: they can), and the power of the check; adds to `checks`."""
     try:
@@ -264,7 +296,11 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
     vocabulary = engine.body.model.get_input_embeddings().weight.shape[0]
     length = len(text)
     worst, power = 0.0, 0.0
-    for first, last in {(0, min(4, length)), (length // 2, min(length // 2 + 4, length)), (max(0, length - 3), length)}:
+    for first, last in {
+        (0, min(4, length)),
+        (length // 2, min(length // 2 + 4, length)),
+        (max(0, length - 3), length),
+    }:
         pos = last - first
         engine.open_block(first)
         chains = torch.empty(_WIDTH, pos, 0, dtype=torch.long, device=text.device)
@@ -301,4 +337,9 @@ def _drift(model: PreTrainedModel, text: Tensor) -> dict[str, Any]:
         return log_p.gather(-1, part[1:, None])[:, 0]
 
     difference = (scored(model) - scored(exact)).abs()
-    return {"mean": float(difference.mean()), "max": float(difference.max()), "unit": "nats", "tokens": len(difference)}
+    return {
+        "mean": float(difference.mean()),
+        "max": float(difference.max()),
+        "unit": "nats",
+        "tokens": len(difference),
+    }

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 @torch.no_grad()
 def next_log_probs(model: PreTrainedModel, sequence: Tensor) -> Tensor:
     """log p(· | sequence) by a plain forward pass: [pos] → [vocab]."""
-    return model(input_ids=sequence[None], use_cache=False).logits[0, -1].log_softmax(-1)
+    logits: Tensor = model(input_ids=sequence[None], use_cache=False).logits
+    return logits[0, -1].log_softmax(-1)
 
 
 def beam_search(
