@@ -30,7 +30,7 @@ class Subject:
 def load(
     source: str | Path | PreTrainedModel,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
     revision: str | None = None,
     dtype: str = "float32",
     device: str = "auto",

@@ -46,36 +46,39 @@ def test_kernel_equals_the_slow_twin(case: dict, feature: dict, first: int) -> N
     try:
         text_k, text_v = (tensor(1, case["kv"], length, case[d]) for d in ("dim", "vdim"))
         R.rollout_attention(module, tensor(1, case["heads"], length, case["dim"]), text_k, text_v, None, **options)
-        state.open_block(first)
-        keys: list[torch.Tensor] = []
-        values: list[torch.Tensor] = []
+        state.open_block(first, depths * width * pos)
+        known = {node: (text_k[0, :, node], text_v[0, :, node]) for node in range(length)}
+        chains: list[torch.Tensor] = []
         for depth in range(1, depths + 1):
             parents = None
             if depth > 1:
-                parents = torch.stack([torch.randint(width, (width,), generator=generator) for _ in range(pos)], dim=1)
-                keys = [k.gather(0, parents[:, None, :, None].expand_as(k)) for k in keys]
-                values = [v.gather(0, parents[:, None, :, None].expand_as(v)) for v in values]
-            state.descend(parents)
-            q, k, v = (
-                tensor(width, case[h], pos, case[d]) for h, d in (("heads", "dim"), ("kv", "dim"), ("kv", "vdim"))
-            )
-            keys, values = [*keys, k], [*values, v]
+                parents = torch.randint(width, (width, pos), generator=generator)
+                chains = [level.gather(0, parents) for level in chains]
+            # Some branches are nodes that exist already: of the text, or of other branches.
+            shared = torch.randint(-6, len(known), (width, pos), generator=generator).clamp_min(-1)
+            shared[0, 0], shared[-1, -1] = -1, -1
+            nodes = state.descend(parents, shared < 0, shared)
+            chains.append(nodes)
+            count = int((shared < 0).sum())
+            q, k, v = (tensor(1, case[h], count, case[d]) for h, d in (("heads", "dim"), ("kv", "dim"), ("kv", "vdim")))
             out, _ = R.rollout_attention(module, q, k, v, None, **options)
-            for row in range(width):
-                for column in range(pos):
-                    expected = branch_attention(
-                        q[row, :, column],
-                        text_k[0],
-                        text_v[0],
-                        torch.stack([x[row, :, column] for x in keys]),
-                        torch.stack([x[row, :, column] for x in values]),
-                        position=first + column,
-                        scale=0.9,
-                        window=window,
-                        softcap=softcap,
-                        sinks=sinks,
-                    )
-                    torch.testing.assert_close(out[row, column].double(), expected, rtol=2e-5, atol=2e-6)
+            places = (shared < 0).nonzero().tolist()
+            known |= {int(nodes[w, i]): (k[0, :, n], v[0, :, n]) for n, (w, i) in enumerate(places)}
+            for n, (row, column) in enumerate(places):
+                branch = [known[int(level[row, column])] for level in chains]
+                expected = branch_attention(
+                    q[0, :, n],
+                    text_k[0],
+                    text_v[0],
+                    torch.stack([key for key, _ in branch]),
+                    torch.stack([value for _, value in branch]),
+                    position=first + column,
+                    scale=0.9,
+                    window=window,
+                    softcap=softcap,
+                    sinks=sinks,
+                )
+                torch.testing.assert_close(out[0, n].double(), expected, rtol=2e-5, atol=2e-6)
     finally:
         R._rollout.reset(token)
 

@@ -195,5 +195,35 @@ def test_nan_in_the_weights_is_refused() -> None:
 
 
 def test_too_little_memory_for_one_position_says_what_to_do() -> None:
-    with pytest.raises(InputError, match="lower the width or the horizon"):
+    with pytest.raises(InputError, match="lower the width, the horizon or the window"):
         beam(tiny("llama"), text(), width=60, horizon=30, memory="1MB")
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "gpt_neo"])
+def test_branches_that_follow_the_text_are_looked_up_and_are_the_same(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a text that the model itself finds likely, much is shared; the beams must be those of `generate`."""
+    model = tiny(name)
+    ids = text(length=2)
+    for _ in range(LENGTH - 2):  # greedy, with a stumble now and then
+        best = model(ids, use_cache=False).logits[:, -1].topk(3).indices
+        ids = torch.cat([ids, best[:, [2 if ids.shape[1] % 5 == 0 else 0]]], dim=1)
+    width, horizon = 4, 4
+    engine_for(model, length=LENGTH, horizon=horizon)
+    computed = []
+    runner = ColumnEngine if name in COLUMNS else PlainEngine
+    step = runner.step
+
+    def counting(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, nodes = step(*arguments)
+        computed.append(len(hidden))
+        return hidden, nodes
+
+    monkeypatch.setattr(runner, "step", counting)
+    found = beam(model, ids, width, horizon)
+    assert sum(computed) < 0.85 * LENGTH * width * (horizon - 1)
+    for position in range(0, LENGTH, 2):
+        tokens, scores = generated(model, ids[0, : position + 1], width, horizon)
+        assert found.tokens[0, position].tolist() == tokens.tolist()
+        torch.testing.assert_close(found.log_probs[0, position].sum(-1), scores, rtol=0, atol=1e-4)

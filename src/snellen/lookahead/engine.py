@@ -78,18 +78,29 @@ class Engine(abc.ABC):
         """Run the text; its hidden states."""
 
     @abc.abstractmethod
-    def open_block(self, first: int) -> None:
-        """Begin the branches of a block of positions, the first of which is `first`."""
+    def open_block(self, first: int, capacity: int) -> None:
+        """Begin the branches of a block of positions from `first`; `capacity` tokens will be computed at most."""
 
     @abc.abstractmethod
     def step(
-        self, tokens: Int[Tensor, "width pos"], parents: Int[Tensor, "width pos"] | None
-    ) -> Float[Tensor, "width pos model"]:
-        """Append `tokens` to the branches in rows `parents` (None: each to its own); hidden states of the tokens."""
+        self,
+        tokens: Int[Tensor, "width pos"],
+        parents: Int[Tensor, "width pos"] | None,
+        shared: Int[Tensor, "width pos"] | None = None,
+    ) -> tuple[Float[Tensor, "computed model"], Int[Tensor, "width pos"]]:
+        """Append `tokens` to the branches in rows `parents` (None: each to its own).
+
+        Where `shared` is 0 or more, the token is that node, which is known already (text position t is node t), and
+        is not computed again. Returns the hidden states of the computed tokens, row by row, and everyone's node.
+        """
 
     @abc.abstractmethod
     def bytes_per_position(self, width: int, horizon: int) -> int:
         """Memory that one position of a block takes while its branches are run, an upper estimate."""
+
+    @abc.abstractmethod
+    def bytes_of_text(self) -> int:
+        """Memory that the text takes while branches are run."""
 
 
 class ColumnEngine(Engine):
@@ -100,33 +111,43 @@ class ColumnEngine(Engine):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._rollout = Rollout()
-        self._length = 0
 
     def read(self, input_ids: Int[Tensor, "pos"]) -> Float[Tensor, "pos model"]:
         self._rollout = Rollout()
-        self._length = len(input_ids)
-        hidden = self._run(input_ids[None], torch.arange(len(input_ids), device=input_ids.device)[None])[0]
+        hidden = self._run(input_ids, torch.arange(len(input_ids), device=input_ids.device))
         if not self._rollout.text:
             raise Refused(f"{type(self.body.model).__name__} does not attend through AttentionInterface")
         return hidden
 
-    def open_block(self, first: int) -> None:
-        self._rollout.open_block(first)
+    def open_block(self, first: int, capacity: int) -> None:
+        self._rollout.open_block(first, capacity)
 
     def step(
-        self, tokens: Int[Tensor, "width pos"], parents: Int[Tensor, "width pos"] | None
-    ) -> Float[Tensor, "width pos model"]:
-        self._rollout.descend(parents)
-        columns = torch.arange(tokens.shape[1], device=tokens.device) + self._rollout.first + self._rollout.depth
-        return self._run(tokens, columns.expand_as(tokens))
+        self,
+        tokens: Int[Tensor, "width pos"],
+        parents: Int[Tensor, "width pos"] | None,
+        shared: Int[Tensor, "width pos"] | None = None,
+    ) -> tuple[Float[Tensor, "computed model"], Int[Tensor, "width pos"]]:
+        shared = torch.full_like(tokens, -1) if shared is None else shared
+        compute = shared < 0
+        nodes = self._rollout.descend(parents, compute, shared)
+        places = torch.arange(tokens.shape[1], device=tokens.device) + self._rollout.first + self._rollout.depth
+        if not compute.any():
+            return self.body.model.get_input_embeddings().weight.new_empty(0, 1), nodes
+        return self._run(tokens[compute], places.expand_as(tokens)[compute]), nodes
 
     def _run(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         with rolling(self.body.model, self._rollout):
-            return self.body.hidden(input_ids, position_ids=position_ids)
+            return self.body.hidden(input_ids[None], position_ids=position_ids[None])[0]
 
     def bytes_per_position(self, width: int, horizon: int) -> int:
-        kept = sum(k.shape[1] * (k.shape[3] + v.shape[3]) * k.element_size() for k, v in self._rollout.text.values())
-        return width * ((horizon - 1) * kept + _activation_bytes(self.body.model))
+        return width * ((horizon - 1) * self._bytes_per_node() + _activation_bytes(self.body.model))
+
+    def bytes_of_text(self) -> int:
+        return 2 * self._rollout.length * self._bytes_per_node()  # as it was read, and at the head of the pool
+
+    def _bytes_per_node(self) -> int:
+        return sum(x[0].numel() * x.element_size() for pair in self._rollout.text.values() for x in pair)
 
 
 class PlainEngine(Engine):
@@ -137,19 +158,24 @@ class PlainEngine(Engine):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(model)
         self._text = torch.empty(0, dtype=torch.long)
-        self._first = 0
+        self._first = self._nodes = 0
         self._branches: Tensor | None = None
 
     def read(self, input_ids: Int[Tensor, "pos"]) -> Float[Tensor, "pos model"]:
         self._text = input_ids
         return self.body.hidden(input_ids[None])[0]
 
-    def open_block(self, first: int) -> None:
-        self._first, self._branches = first, None
+    def open_block(self, first: int, capacity: int) -> None:
+        self._first, self._nodes, self._branches = first, len(self._text), None
 
     def step(
-        self, tokens: Int[Tensor, "width pos"], parents: Int[Tensor, "width pos"] | None
-    ) -> Float[Tensor, "width pos model"]:
+        self,
+        tokens: Int[Tensor, "width pos"],
+        parents: Int[Tensor, "width pos"] | None,
+        shared: Int[Tensor, "width pos"] | None = None,
+    ) -> tuple[Float[Tensor, "computed model"], Int[Tensor, "width pos"]]:
+        shared = torch.full_like(tokens, -1) if shared is None else shared
+        compute = shared < 0
         grown = tokens[..., None]
         if self._branches is not None:
             before = self._branches
@@ -157,17 +183,29 @@ class PlainEngine(Engine):
                 before = before.gather(0, parents[..., None].expand_as(before))
             grown = torch.cat([before, grown], dim=-1)
         self._branches = grown
-        width, pos, _ = grown.shape
-        hidden = []
-        for column in range(pos):  # the rows of one column are equally long, so that nothing is padded
-            prefix = self._text[: self._first + column + 1].expand(width, -1)
-            hidden.append(self.body.hidden(torch.cat([prefix, grown[:, column]], dim=1))[:, -1])
-        return torch.stack(hidden, dim=1)
+        count = int(compute.sum())
+        fresh = torch.arange(self._nodes, self._nodes + count, device=tokens.device)
+        self._nodes += count
+        width, hidden = self.body.model.get_input_embeddings().weight.shape[1], None
+        for column in range(tokens.shape[1]):  # the rows of one column are equally long, so that nothing is padded
+            rows = compute[:, column]
+            if not rows.any():
+                continue
+            prefix = self._text[: self._first + column + 1].expand(int(rows.sum()), -1)
+            last = self.body.hidden(torch.cat([prefix, grown[rows, column]], dim=1))[:, -1]
+            if hidden is None:
+                hidden = last.new_empty(*tokens.shape, last.shape[-1])
+            hidden[rows, column] = last
+        states = self._text.new_empty(0, width).float() if hidden is None else hidden[compute]
+        return states, shared.masked_scatter(compute, fresh)
 
     def bytes_per_position(self, width: int, horizon: int) -> int:
         # Positions are run one by one, so that a block's size costs no memory but for the results.
         hidden: int = self.body.model.get_input_embeddings().weight.shape[1] * 4
         return width * (hidden + horizon * 8)
+
+    def bytes_of_text(self) -> int:
+        return 0
 
 
 def _activation_bytes(model: PreTrainedModel) -> int:

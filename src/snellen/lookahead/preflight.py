@@ -160,8 +160,8 @@ def preflight(
     if not checks["causality"].passed:
         raise Refused(
             f"{type(model).__name__}: at a length of {length} tokens a prediction changes by "
-            f"{checks['causality'].value:.2g} nats (allowed {tolerance:.2g}) when later tokens are removed, so it is no "
-            "prediction from the past alone; try shorter texts (--window), where scaled positions may not set in"
+            f"{checks['causality'].value:.2g} nats (allowed {tolerance:.2g}) when later tokens are removed, so it is "
+            "no prediction from the past alone; try shorter texts (--window), where scaled positions may not set in"
         )
     power, why = None, "asked for" if engine == "plain" else None
     if engine != "plain":
@@ -302,7 +302,7 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
         (max(0, length - 3), length),
     }:
         pos = last - first
-        engine.open_block(first)
+        engine.open_block(first, _WIDTH * pos * horizon)
         chains = torch.empty(_WIDTH, pos, 0, dtype=torch.long, device=text.device)
         for depth in range(1, horizon):
             tokens = torch.randint(vocabulary, (_WIDTH, pos), generator=generator).to(text.device)
@@ -313,7 +313,7 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
                 parents = parents.to(text.device)
                 chains = chains.gather(0, parents[..., None].expand_as(chains))
             chains = torch.cat([chains, tokens[..., None]], dim=-1)
-            hidden = engine.step(tokens, parents)
+            hidden = engine.step(tokens, parents)[0].view(_WIDTH, pos, -1)
             column = pos - 1
             prefix = text[: first + column + 1].expand(_WIDTH, -1)
             plain = engine.body.hidden(torch.cat([prefix, chains[:, column]], dim=1))[:, -1]

@@ -1,0 +1,308 @@
+"""One way to load a causal language model, whatever it is stored as.
+
+Everything that can be wrong with the input is said here in one line (`InputError`), and as early as it can be
+known: settings, then files, then the configuration, then the tokenizer, and only then the weights.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from snellen.errors import InputError
+from snellen.models import checks
+from snellen.models.explain import LOADING_ERRORS, explain
+from snellen.models.identity import (
+    Bos,
+    Identity,
+    context_length,
+    dtype_name,
+    tokenizer_sha256,
+    weights_sha256,
+)
+from snellen.models.quiet import quiet
+from snellen.models.sources import Place, check_files, check_tokenizer_files, resolve
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model ready to be examined. Only a model given in memory can be without a tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    identity: Identity
+
+
+def load_model(
+    source: str | os.PathLike[str] | PreTrainedModel,
+    *,
+    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    bos: bool | Literal["auto"] = "auto",
+) -> Loaded:
+    """Load a causal language model, in evaluation mode and with gradients off.
+
+    Parameters
+    ----------
+    source
+        ``pocket`` (bundled), a folder, a GGUF file, a hub id (``OWNER/NAME`` or ``OWNER/NAME:FILE.gguf``; see
+        `sources.resolve` for which wins), or a model in memory. A model in memory stays on its device, in its
+        dtype and with its gradient flags; only its evaluation mode is set.
+    tokenizer
+        Where to read the tokenizer instead of from the model's own place, or the tokenizer itself. Without it a
+        model in memory has none.
+    revision
+        Branch, tag or commit on the hub. The configuration, tokenizer and weights all come from the commit that
+        it points to.
+    dtype
+        ``float32``, ``bfloat16`` or ``float16``.
+    device
+        ``auto`` (CUDA where there is any, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    trust_remote_code
+        Run code that comes with the model. Pickled weights are never read.
+    bos
+        The token in front of every window: ``"auto"`` what the tokenizer itself puts there, True its BOS token,
+        False none.
+
+    Raises
+    ------
+    InputError
+        In one line: what is wrong, where, and the mend.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
+    if isinstance(source, PreTrainedModel):
+        return _from_memory(source, tokenizer, revision, dtype, device, trust_remote_code, bos)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"model of type {type(source).__name__}: must be a name, a path or a transformers PreTrainedModel"
+        )
+    where = pick_device(device)
+    place = resolve(source, revision=revision)
+    check_files(place)
+    config, place = _config(place, trust_remote_code)
+    checks.check_config(config, place.source)
+    own = _tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
+    first = _bos(own, bos, place.source)
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(rows, int):  # before gigabytes are fetched
+        checks.check_tokenizer(own, rows, place.source)
+    model = _weights(place, config, DTYPES[dtype], where, trust_remote_code)
+    return _finish(model, own, place, first, checked=rows)
+
+
+def pick_device(device: str) -> torch.device:
+    """The torch device that a user's word means.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or torch cannot use it here.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError):
+        where = torch.device("meta")
+    if where.type == "cpu":
+        return torch.device("cpu")
+    if where.type == "cuda":
+        if not cuda:
+            raise InputError(f"device {device!r}: torch sees no CUDA device here: use 'cpu' or 'auto'")
+        if (where.index or 0) >= cuda:
+            raise InputError(f"device {device!r}: there are {cuda} CUDA devices, numbered from 0")
+        return where
+    if where.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError(f"device {device!r}: torch has no Metal device here: use 'cpu' or 'auto'")
+        return where
+    raise InputError(f"device {device!r}: must be auto, cpu, cuda, cuda:N or mps")
+
+
+def _config(place: Place, trust_remote_code: bool) -> tuple[Any, Place]:
+    """The configuration, and the place with the revision pinned to the commit it came from."""
+    extra = {"gguf_file": place.gguf} if place.gguf is not None else {}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                place.location, revision=place.revision, trust_remote_code=trust_remote_code, **extra
+            )
+    except LOADING_ERRORS as error:
+        raise explain(error, place) from error
+    commit = getattr(config, "_commit_hash", None)
+    if place.remote and isinstance(commit, str):
+        place = replace(place, revision=commit)
+    return config, place
+
+
+def _tokenizer(
+    source: Place | str | os.PathLike[str] | PreTrainedTokenizerBase, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    if isinstance(source, PreTrainedTokenizerBase):
+        return source
+    mend = "name one with tokenizer=... (--tokenizer)"
+    if isinstance(source, Place):
+        place = source
+    elif isinstance(source, str | os.PathLike):
+        place = resolve(source)
+        mend = "give the folder that holds tokenizer.json"
+    else:
+        raise InputError(
+            f"tokenizer of type {type(source).__name__}: must be a name, a path or a transformers tokenizer"
+        )
+    check_tokenizer_files(place, mend=mend)
+    extra = {"gguf_file": place.gguf} if place.gguf is not None else {}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                place.location, revision=place.revision, trust_remote_code=trust_remote_code, **extra
+            )
+    except LOADING_ERRORS as error:
+        raise explain(error, place, what="tokenizer of") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _weights(
+    place: Place, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
+    extra: dict[str, Any] = {"use_safetensors": True}
+    if place.gguf is not None:
+        extra = {"gguf_file": place.gguf}
+        packed = getattr(transformers, "GgufConfig", None)
+        if packed is not None:  # newer versions may keep the blocks packed, which no hook of ours could read
+            extra["quantization_config"] = packed(dequantize=True)
+    try:
+        with quiet(downloads=place.remote, standard_error=place.gguf is not None and not place.remote):
+            model, info = AutoModelForCausalLM.from_pretrained(
+                place.location,
+                config=config,
+                revision=place.revision,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **extra,
+            )
+        checks.check_loading(info, place.source)
+        model = model.to(device)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise InputError(_no_room(place.source, device, dtype)) from error
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        if "not enough memory" in str(error):  # the CPU allocator's own words
+            raise InputError(_no_room(place.source, device, dtype)) from error
+        raise explain(error, place) from error
+    assert isinstance(model, PreTrainedModel)
+    return model.eval().requires_grad_(False)
+
+
+def _no_room(source: str, device: torch.device, dtype: torch.dtype) -> str:
+    lower = "use dtype='bfloat16' (half the memory)" if dtype == torch.float32 else "use a smaller model"
+    other = " or device='cpu'" if device.type != "cpu" else ""
+    return f"model {source!r} does not fit into the memory of {device}: {lower}{other}"
+
+
+def _from_memory(
+    model: PreTrainedModel,
+    tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool,
+    bos: bool | Literal["auto"],
+) -> Loaded:
+    name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+    if revision is not None:
+        raise InputError(f"revision {revision!r}: a model in memory has none: leave the revision out")
+    if dtype not in ("float32", dtype_name(model)):
+        raise InputError(f"dtype {dtype!r}: the model in memory is {dtype_name(model)}: convert it with model.to()")
+    if device != "auto" and pick_device(device).type != model.device.type:
+        raise InputError(f"device {device!r}: the model in memory is on {model.device}: move it with model.to()")
+    place = Place(source=name, kind="memory", location=name)
+    checks.check_config(model.config, name)
+    own = None if tokenizer is None else _tokenizer(tokenizer, trust_remote_code)
+    return _finish(model.eval(), own, place, _bos(own, bos, name))
+
+
+def _finish(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    place: Place,
+    bos: Bos,
+    *,
+    checked: object = None,
+) -> Loaded:
+    """The checks that need the weights; `checked` are the rows for which the tokenizer was found to fit before."""
+    rows = checks.embedding_rows(model)
+    if tokenizer is not None and rows != checked:
+        checks.check_tokenizer(tokenizer, rows, place.source)
+    if bos.token_id is not None and bos.token_id >= rows:
+        raise InputError(
+            f"the tokenizer's first token {bos.token_id} lies outside the {rows} embedding rows of "
+            f"{place.source!r}: use the model's own tokenizer, or bos=False"
+        )
+    checks.check_finite(model, place.source)
+    vocabulary = checks.probe_logits(model, place.source)
+    identity = Identity(
+        source=place.source,
+        kind=place.kind,
+        revision=place.revision,
+        model_type=model.config.model_type,
+        class_name=type(model).__name__,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weights_sha256=weights_sha256(model.state_dict()),
+        tokenizer_sha256=None if tokenizer is None else tokenizer_sha256(tokenizer),
+        tokenizer_class=None if tokenizer is None else type(tokenizer).__name__,
+        vocabulary=vocabulary,
+        dtype=dtype_name(model),
+        device=str(model.device),
+        attention=getattr(model.config, "_attn_implementation", None),
+        context=context_length(model.config),
+        bos=bos,
+    )
+    return Loaded(model=model, tokenizer=tokenizer, identity=identity)
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase | None, wish: bool | Literal["auto"], source: str) -> Bos:
+    """Decide what stands in front of every window."""
+    if wish is False:
+        return Bos(policy="never", token_id=None)
+    if wish is True:
+        token = None if tokenizer is None else tokenizer.bos_token_id
+        if token is None:
+            what = "no tokenizer was given" if tokenizer is None else "its tokenizer has no BOS token"
+            raise InputError(f"bos=True for {source!r}: {what}: use bos='auto' or False")
+        return Bos(policy="always", token_id=int(token))
+    if wish != "auto":
+        raise InputError(f"bos {wish!r}: must be 'auto', True or False")
+    if tokenizer is None:
+        return Bos(policy="tokenizer", token_id=None)
+    text = "a"  # any text will do: what matters is what is put before it
+    bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+    full = tokenizer(text, add_special_tokens=True)["input_ids"]
+    at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0) if bare else 0
+    if at > 1:
+        raise InputError(
+            f"the tokenizer of {source!r} puts {at} tokens in front of a text; Snellen can put one there: "
+            "choose with bos=True or bos=False"
+        )
+    return Bos(policy="tokenizer", token_id=int(full[0]) if at == 1 else None)

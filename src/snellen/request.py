@@ -1,0 +1,101 @@
+"""What an exam may be asked for: the settings with their only defaults, checked before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from snellen.errors import InputError
+
+ENGINES = ("auto", "columns", "plain")
+LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Settings of the search and of the windows that texts are cut into.
+
+    Parameters
+    ----------
+    width
+        Branches that beam search keeps (W).
+    horizon
+        How many tokens deep it looks (D).
+    widths
+        Further widths, each searched on its own; by default the powers of two below the width.
+    limit
+        Score at most so many tokens (by default all; 8192 of the bundled text).
+    window
+        Tokens read at once; by default as many as the model takes, at most 1024.
+    context
+        Tokens that each scored one is predicted from, at least; by default a quarter of the window, at most 256.
+    memory
+        What the search may hold beside the weights, as 512MB or 2GB; changes no number.
+    seed
+        Of folds and resampling.
+    engine
+        "columns" (all positions at once), "plain" (one after another), or "auto": what passes the model's check.
+    """
+
+    width: int = 4
+    horizon: int = 4
+    widths: tuple[int, ...] | None = None
+    limit: int | None = None
+    window: int | None = None
+    context: int | None = None
+    memory: str | int = "1GB"
+    seed: int = 0
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        least = {"width": 1, "horizon": 1, "limit": 1, "window": 2, "context": 0, "seed": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise InputError(f"{name} {value!r}: must be a whole number of at least {low}")
+        if self.engine not in ENGINES:
+            raise InputError(f"engine {self.engine!r}: must be one of {', '.join(ENGINES)}")
+        for value in self.widths or ():
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= self.width:
+                raise InputError(f"widths {value!r}: must be whole numbers from 1 to the width, {self.width}")
+        if self.window is not None and self.context is not None and self.context >= self.window:
+            raise InputError(f"context {self.context}: must be below the window, {self.window}")
+
+    @property
+    def all_widths(self) -> tuple[int, ...]:
+        """Ascending, with the width itself."""
+        powers = tuple(2**k for k in range(self.width.bit_length()) if 2**k <= self.width)
+        return tuple(sorted({*(powers if self.widths is None else self.widths), self.width}))
+
+    def key(self) -> dict[str, Any]:
+        """What of it changes a number and is known before the model is."""
+        return {
+            "width": self.width,
+            "widths": list(self.all_widths),
+            "horizon": self.horizon,
+            "limit": self.limit,
+            "seed": self.seed,
+            "engine": self.engine,
+        }
+
+    def windows(self, longest: int | None) -> tuple[int, int]:
+        """(window, context) for a model that takes `longest` tokens (None: any number)."""
+        # The last position's branches need places of their own beyond the text.
+        room = LONGEST_WINDOW if longest is None else longest - (self.horizon - 1)
+        if room < 2:
+            raise InputError(
+                f"horizon {self.horizon}: the model takes {longest} tokens, which leaves no room for text; "
+                f"lower --horizon to at most {max(1, (longest or 2) - 1)}"
+            )
+        if self.window is not None and self.window > room:
+            raise InputError(
+                f"window {self.window}: with horizon {self.horizon} the model takes texts of at most {room} tokens; "
+                "lower --window"
+            )
+        window = min(room, LONGEST_WINDOW) if self.window is None else self.window
+        context = min(window // 4, MOST_CONTEXT) if self.context is None else self.context
+        if context >= window:
+            raise InputError(f"context {context}: must be below the window, {window}; lower --context")
+        return window, context

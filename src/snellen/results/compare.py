@@ -1,0 +1,188 @@
+"""Two runs side by side: their findings and how well each model predicts, with intervals of the differences.
+
+A difference is *paired*, and so narrower, where both runs resampled the same stretches of the same text with
+the same seed; otherwise the two are drawn independently. Tokens of different tokenizers are not comparable:
+log-likelihoods are given a character and a byte too, on the characters that both runs scored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from snellen.results.coverage import Tokens, common_sums, sums
+from snellen.results.differences import Value, from_intervals, interval, percentiles
+from snellen.results.findings import Finding
+from snellen.results.store import Run
+
+Floats = NDArray[np.float64]
+_RESAMPLED = "lookahead-gain"  # the measure that `tables/resamples.parquet` belongs to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One quantity: of the first run, of the second, and second minus first."""
+
+    name: str
+    unit: str
+    first: Value
+    second: Value
+    difference: Value
+    level: float
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What `compare` found. `settings` holds what differs: name → (first, second)."""
+
+    runs: tuple[Mapping[str, Any], Mapping[str, Any]]
+    settings: Mapping[str, tuple[Any, Any]]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"schema": 1, **asdict(self)}
+
+
+def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Comparison:
+    """Compare two finished runs; raises InputError for a folder that is no finished run."""
+    runs = (Run.read(first), Run.read(second))
+    tokens = (Tokens.read(runs[0]), Tokens.read(runs[1]))
+    texts = [[entry.get("sha256") for entry in run.content.get("text", {}).get("documents", [])] for run in runs]
+    same_text = texts[0] == texts[1] and None not in texts[0] and bool(texts[0])
+    keys = [run.content.get("key", {}) for run in runs]
+    differing = {
+        name: (keys[0].get(name), keys[1].get(name))
+        for name in dict.fromkeys([*keys[0], *keys[1]])
+        if keys[0].get(name) != keys[1].get(name)
+    }
+    same_units = same_text and tokens[0].units() == tokens[1].units()
+    paired = same_units and keys[0].get("seed") == keys[1].get("seed")
+    findings = [{finding.measure: finding for finding in run.findings} for run in runs]
+    rows = [
+        _finding_row(name, (findings[0][name], findings[1][name]), runs, tokens, paired)
+        for name in findings[0]
+        if name in findings[1]
+    ]
+    level = max([row.level for row in rows], default=0.95)
+    rows += _likelihood_rows(tokens, same_text, tokens[0].same_tokens(tokens[1]), level)
+    return Comparison(
+        runs=(_describe(runs[0], tokens[0], findings[0]), _describe(runs[1], tokens[1], findings[1])),
+        settings=differing,
+        rows=tuple(rows),
+        notes=tuple(_notes(findings, differing, same_text, paired)),
+    )
+
+
+def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict[str, Any]:
+    identity = run.content.get("identity", {})
+    documents = [entry.get("name") for entry in run.content.get("text", {}).get("documents", [])]
+    return {
+        "folder": str(run.folder),
+        "model": identity.get("name") or identity.get("source"),
+        "documents": documents,
+        "tokens": len(tokens.token),
+        "verdicts": {name: finding.verdict for name, finding in findings.items()},
+    }
+
+
+def _notes(
+    findings: list[dict[str, Finding]], differing: Mapping[str, Any], same_text: bool, paired: bool
+) -> list[str]:
+    notes = []
+    if not same_text:
+        notes.append("the texts differ: a difference is between model and text together, drawn independently")
+    elif not paired:
+        notes.append("the resampled units or the seeds differ: findings are drawn independently (wider intervals)")
+    notes += [
+        f"{name} was measured with other settings: its values answer different questions"
+        for name in findings[0]
+        if name in findings[1] and _asked(findings[0][name]) != _asked(findings[1][name])
+    ]
+    notes += [
+        f"{name} differs ({differing[name][0]} and {differing[name][1]})"
+        for name in ("width", "horizon", "widths")
+        if name in differing
+    ]
+    notes += [
+        f"{name} was measured in one of the runs only" for name in sorted(findings[0].keys() ^ findings[1].keys())
+    ]
+    return notes
+
+
+def _asked(finding: Finding) -> dict[str, Any]:
+    return {name: value for name, value in finding.settings.items() if name != "seed"}
+
+
+def _finding_row(
+    name: str,
+    pair: tuple[Finding, Finding],
+    runs: tuple[Run, Run],
+    tokens: tuple[Tokens, Tokens],
+    paired: bool,
+) -> Row:
+    first, second = pair
+    values = [Value(value=f.value, low=f.low, high=f.high, reason=f.reason) for f in pair]
+    level = max(first.level, second.level)
+    method = "paired resamples" if paired else "independent resamples"
+    if first.value is None or second.value is None or first.unit != second.unit:
+        reason = "undefined in one of the runs" if first.unit == second.unit else "the units differ"
+        difference = Value(value=None, reason=reason)
+    else:
+        draws = [_resamples(run) if name == _RESAMPLED else None for run in runs]
+        point = second.value - first.value
+        if draws[0] is not None and draws[1] is not None:
+            paired_draws = paired and len(draws[0]) == len(draws[1])
+            method = "paired resamples" if paired_draws else "independent resamples"
+            difference = percentiles(point, draws[0], draws[1], level, paired_draws)
+        else:
+            method = "independent, from the two intervals"
+            difference = from_intervals(point, pair, [table.n_units for table in tokens], level)
+    return Row(
+        name=name,
+        unit=first.unit,
+        first=values[0],
+        second=values[1],
+        difference=difference,
+        level=level,
+        method=method,
+    )
+
+
+def _resamples(run: Run) -> Floats | None:
+    table: pa.Table | None = run.table("resamples")
+    if table is None or table.num_rows < 100:
+        return None
+    return np.asarray(table["value"].to_numpy(), dtype=np.float64)
+
+
+def _likelihood_rows(tokens: tuple[Tokens, Tokens], same_text: bool, same_tokens: bool, level: float) -> list[Row]:
+    # On the same text both are summed over the same characters, in the first run's units: draws are paired.
+    first, second = common_sums(*tokens) if same_text else (sums(tokens[0]), sums(tokens[1]))
+    rows = []
+    for name, count in (("token", "tokens"), ("character", "characters"), ("byte", "bytes")):
+        pair = (interval([first], count, level, paired=True), interval([second], count, level, paired=True))
+        if count == "tokens" and not same_tokens and same_text:
+            difference, method = Value(value=None, reason="the tokenizers differ: see a byte"), "none"
+        else:
+            method = "paired bootstrap over units" if same_text else "independent bootstrap over units"
+            difference = interval([first, second], count, level, paired=same_text)
+        rows.append(
+            Row(
+                name=f"naive log-likelihood a {name}",
+                unit=f"nats/{name}",
+                first=pair[0],
+                second=pair[1],
+                difference=difference,
+                level=level,
+                method=method,
+            )
+        )
+    return rows

@@ -1,0 +1,234 @@
+"""The run folder: claimed, written piece by piece, resumed, finished, read.
+
+A run is recognised by its *key*: everything that changes its numbers. The same key resumes the run or finds
+it complete; another key is refused, and nothing in the folder is touched. What is on disk is the truth: files
+appear whole (temporary file, fsync, rename) or not at all; a piece that fails its checksum is done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from snellen.errors import InputError
+from snellen.results import findings as findings_file
+from snellen.results.files import guarded, lock, read_schema, read_table, replacing, unlock, write_json, write_table
+from snellen.results.findings import Finding
+
+SCHEMA = 1
+
+
+def fingerprint(key: Mapping[str, Any]) -> str:
+    """Short and stable name of a key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, allow_nan=False).encode()).hexdigest()[:10]
+
+
+def read_run_json(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says; None where nothing stands yet; InputError where something else stands."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a run folder; choose another --out")
+    file = folder / "run.json"
+    if not file.exists():
+        if all(_ours(entry.name) for entry in folder.iterdir()):
+            return None
+        raise InputError(f"{folder} is not empty and not a run (no run.json); choose another --out")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); remove the folder or choose another --out") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else None
+        raise InputError(f"{file}: schema {found!r}, this version of snellen reads {SCHEMA}; choose another --out")
+    return content
+
+
+def refuse_other(folder: Path, content: Mapping[str, Any], key: Mapping[str, Any]) -> None:
+    """InputError where the run in `folder` was made with other values of what `key` names."""
+    theirs = content.get("key", {})
+    other = [f"{name} {_brief(theirs.get(name))}, now {_brief(key[name])}" for name in key
+             if theirs.get(name) != _plain(key[name])]  # fmt: skip
+    if other:
+        raise InputError(f"{folder} holds a run with other settings ({'; '.join(other)}); choose another --out")
+
+
+def is_finished(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Does the whole run of this key stand there? InputError where something else does."""
+    content = read_run_json(folder)
+    if content is None:
+        return False
+    refuse_other(folder, content, key)
+    return bool(content.get("progress", {}).get("finished"))
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:44]}… ({hashlib.sha256(text.encode()).hexdigest()[:6]})"
+
+
+def _ours(name: str) -> bool:
+    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
+
+
+class Writer:
+    """A run being written: holds the folder's lock until it is closed.
+
+    `windows` gives the number of rows of each piece; `done` the windows whose pieces are whole.
+    """
+
+    def __init__(
+        self, folder: Path, *, key: Mapping[str, Any], content: Mapping[str, Any], windows: Sequence[int]
+    ) -> None:
+        self.folder, self._windows = folder, list(windows)
+        self._mark = fingerprint(key).encode()
+        found = read_run_json(folder)
+        if found is not None:
+            refuse_other(folder, found, key)
+        with guarded(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._lock = lock(folder)
+        try:
+            # Once more under the lock: another process may have begun or finished this very run meanwhile.
+            found = read_run_json(folder)
+            if found is not None:
+                refuse_other(folder, found, key)
+            for entry in [
+                *folder.glob(".*.tmp"),
+                *folder.glob("pieces/.*.tmp"),
+                *folder.glob("tables/.*.tmp"),
+            ]:
+                entry.unlink(missing_ok=True)
+            before = found or {}
+            self.finished = bool(before.get("progress", {}).get("finished"))
+            if self.finished:  # it may have been killed before its pieces were cleared away
+                self._clear()
+            self.done = {number for number in range(len(windows)) if self.finished or self._whole(number)}
+            # The record of the first start stands: a resumption changes none of the numbers.
+            self.content = {"schema": SCHEMA, **content, **before, "key": _plain(key)}
+            timings = {"sessions": 0, **self.content.get("timings", {})}
+            self.content["timings"] = timings
+            if not self.finished:
+                timings["sessions"] += 1
+                self._note()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            unlock(self.folder, self._lock)
+            self._lock = None
+
+    def spend(self, what: str, began: float) -> None:
+        """Add the time since `began` (`time.monotonic`) to the run's timings, over all its sessions."""
+        timings = self.content["timings"]
+        timings[what] = round(timings.get(what, 0.0) + time.monotonic() - began, 3)
+
+    def write_piece(self, number: int, table: pa.Table) -> None:
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"snellen.run": self._mark})
+        write_table(self._piece(number), table)
+        self.done.add(number)
+        self._note()
+
+    def pieces(self) -> pa.Table:
+        """All rows, in the order of the windows."""
+        tables = [read_table(self._piece(number)) for number in range(len(self._windows))]
+        return pa.concat_tables(tables).combine_chunks().replace_schema_metadata(None)
+
+    def finish(self, tokens: pa.Table, tables: Mapping[str, pa.Table], findings: Sequence[Finding]) -> None:
+        write_table(self.folder / "tokens.parquet", tokens)
+        for name, table in tables.items():
+            write_table(self.folder / "tables" / f"{name}.parquet", table)
+        with replacing(self.folder / "findings.json") as file:
+            file.write(findings_file.dumps(findings).encode())
+        self.finished = True
+        self._note()
+        self._clear()
+
+    def _clear(self) -> None:
+        shutil.rmtree(self.folder / "pieces", ignore_errors=True)
+
+    def _note(self) -> None:
+        done = len(self._windows) if self.finished else len(self.done)
+        progress = {"windows": len(self._windows), "done": done, "finished": self.finished}
+        write_json(self.folder / "run.json", {**self.content, "progress": progress})
+
+    def _piece(self, number: int) -> Path:
+        return self.folder / "pieces" / f"{number:05d}.parquet"
+
+    def _whole(self, number: int) -> bool:
+        try:
+            table = read_table(self._piece(number))
+        except FileNotFoundError:
+            return False
+        except (OSError, pa.ArrowException):  # cut short or garbled, by a power failure for one
+            return False
+        return (
+            table.num_rows == self._windows[number] and (table.schema.metadata or {}).get(b"snellen.run") == self._mark
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> Run:
+        path = Path(folder)
+        content = read_run_json(path)
+        if content is None:
+            raise InputError(f"{path} is not a run folder (no run.json); give the folder that `snellen exam` made")
+        progress = content.get("progress", {})
+        if not progress.get("finished"):
+            done, windows = progress.get("done", 0), progress.get("windows", "?")
+            raise InputError(f"{path} is not finished ({done} of {windows} windows); run its command again first")
+        missing = [name for name in ("findings.json", "tokens.parquet") if not (path / name).exists()]
+        if missing:
+            raise InputError(f"{path} lacks {' and '.join(missing)}; remove the folder and run its command again")
+        return cls(path, content)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return findings_file.load(self.folder / "findings.json")
+
+    @property
+    def tokens(self) -> pa.Table:
+        return read_table(self.folder / "tokens.parquet")
+
+    def columns(self, *names: str) -> pa.Table:
+        """Some columns of the tokens, without reading the others; those that are missing are left out."""
+        path = self.folder / "tokens.parquet"
+        there = set(read_schema(path).names)
+        return read_table(path, [name for name in names if name in there])
+
+    def table(self, name: str) -> pa.Table | None:
+        path = self.folder / "tables" / f"{name}.parquet"
+        return read_table(path) if path.exists() else None
+
+    @property
+    def report(self) -> Path | None:
+        path = self.folder / "report.html"
+        return path if path.exists() else None

@@ -1,0 +1,26 @@
+"""Who is told how far an exam is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """The command line has one for terminals and one for files; a program may bring its own."""
+
+    def say(self, line: str) -> None:
+        """Something begins."""
+
+    def windows(self, folder: Path, done: int, total: int) -> None:
+        """`done` of `total` windows are scored and on disk."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def windows(self, folder: Path, done: int, total: int) -> None:
+        pass

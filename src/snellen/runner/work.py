@@ -1,0 +1,157 @@
+"""What an exam works through: documents, encoded and cut into windows, each row knowing its place in the text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snellen.errors import InputError
+from snellen.request import Request
+from snellen.results import statistics
+from snellen.subject import Subject
+from snellen.texts.encode import Encoded, encode, starts_word
+from snellen.texts.read import Document, bundled, documents_from, read_documents
+from snellen.texts.windows import Window, plan_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One window: what the model reads, which of it is scored, and where that stands in the text."""
+
+    ids: torch.Tensor  # [pos], with the first token where the policy says so
+    first: int  # place in `ids` of the first scored token
+    rows: Mapping[str, Any]  # the text's columns of `tokens.parquet`
+
+    @property
+    def scored(self) -> int:
+        return len(self.ids) - self.first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Everything that is read and scored, in its fixed order."""
+
+    documents: Sequence[Document]
+    encoded: Sequence[Encoded]
+    windows: Sequence[Work]
+    window: int
+    context: int
+    excluded: Mapping[str, int]  # tokens that are not scored, by reason
+    tokenizer: Any
+    starts_word: NDArray[np.bool_]
+
+    @property
+    def names(self) -> list[str]:
+        return [document.name for document in self.documents]
+
+    def key(self) -> dict[str, Any]:
+        return {"window": self.window, "context": self.context}
+
+    def about(self) -> dict[str, Any]:
+        """The entry of `run.json`."""
+        scored = [0] * len(self.documents)
+        for work in self.windows:
+            scored[int(work.rows["document"][0])] += work.scored
+        entries = [
+            {
+                "name": document.name,
+                "sha256": _sha256(document),
+                "characters": len(document.text),
+                "tokens": len(encoded),
+                "scored": count,
+                "notes": list(document.notes),
+            }
+            for document, encoded, count in zip(self.documents, self.encoded, scored, strict=True)
+        ]
+        return {"documents": entries, "scored": sum(scored), "excluded": dict(self.excluded)}
+
+
+def read(texts: Any, field: str | None) -> list[Document]:
+    """Documents given as such, or files; the bundled text where none are given."""
+    if texts is None:
+        return bundled()
+    options = {} if field is None else {"field": field}
+    if isinstance(texts, (list, tuple)) and texts and all(isinstance(one, os.PathLike) for one in texts):
+        return read_documents(texts, **options)
+    return documents_from(texts, **options)
+
+
+def text_key(documents: Sequence[Document]) -> dict[str, Any]:
+    return {"texts": [[document.name, _sha256(document)] for document in documents]}
+
+
+def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Text:
+    """Encode and cut.
+
+    Raises
+    ------
+    InputError
+        No tokenizer, a text that it cannot encode, a window without room.
+    Refused
+        The text is too short for an interval.
+    """
+    identity = subject.identity
+    window, context = request.windows(identity.context)
+    if subject.tokenizer is None:
+        raise InputError("the model has no tokenizer: name one with tokenizer=... (--tokenizer)")
+    encoded = [encode(subject.tokenizer, document, vocabulary=identity.vocabulary) for document in documents]
+    first = identity.bos.token_id
+    plan = plan_windows(
+        [len(tokens) for tokens in encoded],
+        window=window,
+        context=context,
+        bos=first is not None,
+        limit=request.limit,
+    )
+    works = [_work(place, documents[place.document], encoded[place.document], first) for place in plan.windows]
+    statistics.units(np.concatenate([work.rows["document"] for work in works]))  # too few are refused here
+    return Text(
+        documents=documents,
+        encoded=encoded,
+        windows=works,
+        window=window,
+        context=context,
+        excluded=plan.excluded,
+        tokenizer=subject.tokenizer,
+        starts_word=starts_word(subject.tokenizer, identity.vocabulary),
+    )
+
+
+def _work(place: Window, document: Document, encoded: Encoded, bos: int | None) -> Work:
+    ahead = [] if bos is None else [bos]
+    own = slice(place.first, place.last)
+    count = place.last - place.first
+    spans = zip(encoded.start[own].tolist(), encoded.end[own].tolist(), strict=True)
+    return Work(
+        ids=torch.tensor([*ahead, *encoded.ids[place.begin : place.last].tolist()]),
+        first=len(ahead) + place.first - place.begin,
+        rows={
+            "document": np.full(count, place.document, dtype=np.int32),
+            "index": np.arange(place.first, place.last, dtype=np.int32),
+            "token": encoded.ids[own].astype(np.int32),
+            "piece": [document.text[a:b] for a, b in spans],
+            "start": encoded.start[own],
+            "end": encoded.end[own],
+            # Of its own document: the model's first token is not counted.
+            "context": np.arange(place.first, place.last, dtype=np.int32) - place.begin,
+        },
+    )
+
+
+def spell(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token id alone, as the report shows it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return list(backend.decode_batch([[token] for token in ids], skip_special_tokens=False))
+    return [tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False) for token in ids]
+
+
+def _sha256(document: Document) -> str:
+    return hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,119 @@
+"""Units, folds, resamples."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from snellen.errors import Refused
+from snellen.results import statistics
+
+
+def test_documents_are_the_units_from_twenty_on():
+    document = np.repeat(np.arange(3, 23), np.arange(1, 21))
+    got = statistics.units(document)
+    assert (got.kind, got.count) == ("documents", 20)
+    assert (got.of_row == document - 3).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count"),
+    [([8000], 40), ([30_000], 50), ([1000], 20), ([999], 19), ([400], 8), ([2500, 2500], 26), ([30] * 19, 9)],
+)
+def test_few_documents_are_cut_into_blocks(lengths, count):
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    got = statistics.units(document)
+    sizes = np.bincount(got.of_row)
+    assert got.kind == "blocks"
+    assert got.count == len(sizes)
+    assert abs(got.count - count) <= 1
+    assert sizes.min() >= statistics.BLOCK
+    assert (np.diff(got.of_row) >= 0).all()
+
+
+def test_a_block_holds_whole_documents_or_part_of_one():
+    lengths = [20, 20, 400, 10, 70, 333, 5]
+    document = np.repeat(np.arange(7), lengths)
+    got = statistics.units(document)
+    for unit in range(got.count):
+        inside = np.unique(document[got.of_row == unit])
+        if len(inside) > 1:
+            assert sum(lengths[d] >= statistics.BLOCK for d in inside) <= 1
+
+
+def test_too_little_is_refused():
+    with pytest.raises(Refused, match=r"at least 8"):
+        statistics.units(np.zeros(399, dtype=int))
+    with pytest.raises(Refused, match=r"give more text"):
+        statistics.units(np.zeros(0, dtype=int))
+    with pytest.raises(Refused, match=r"at least 8"):
+        statistics.resamples(7, number=100, level=0.95, seed=0)
+    with pytest.raises(ValueError, match="together"):
+        statistics.units(np.array([0, 1, 0]))
+
+
+def test_folds_are_even_and_seeded():
+    fold = statistics.folds(23, parts=5, seed=4)
+    assert sorted(np.bincount(fold).tolist()) == [4, 4, 5, 5, 5]
+    assert (fold == statistics.folds(23, parts=5, seed=4)).all()
+    assert (fold != statistics.folds(23, parts=5, seed=5)).any()
+    with pytest.raises(ValueError, match="folds"):
+        statistics.folds(3, parts=5, seed=0)
+
+
+def test_the_percentile_interval_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    top, bottom = rng.normal(size=25), rng.uniform(1, 2, size=25)
+    drawn = statistics.resamples(25, number=400, level=0.9, seed=7)
+    assert (drawn.counts.sum(axis=0) == 25).all()
+    replicates = statistics.ratios(top[:, None], bottom[:, None], drawn.counts)[0]
+    expected = stats.bootstrap(
+        (top, bottom), lambda a, b, axis: a.sum(axis) / b.sum(axis), paired=True, n_resamples=400, method="percentile",
+        confidence_level=0.9, vectorized=True, rng=np.random.default_rng([7, 2]),
+    )  # fmt: skip
+    low, high = drawn.interval(top.sum() / bottom.sum(), replicates)
+    assert low == pytest.approx(expected.confidence_interval.low)
+    assert high == pytest.approx(expected.confidence_interval.high)
+
+
+def test_the_jackknife_interval_of_a_mean_is_the_t_interval():
+    x = np.random.default_rng(1).normal(size=12)
+    drawn = statistics.resamples(12, number=400, level=0.95, seed=0)
+    means = (x @ drawn.counts) / drawn.counts.sum(axis=0)
+    expected = stats.t.interval(0.95, 11, loc=x.mean(), scale=x.std(ddof=1) / np.sqrt(12))
+    assert drawn.interval(x.mean(), means) == pytest.approx(expected)
+
+
+def test_undefined_replicates():
+    drawn = statistics.resamples(20, number=100, level=0.95, seed=0)
+    values = np.linspace(0, 1, 100)
+    values[:5] = np.nan
+    assert drawn.interval(0.5, values)[0] is not None
+    values[:6] = np.nan
+    assert drawn.interval(0.5, values) == (None, None)
+    assert drawn.interval(np.nan, np.ones(100)) == (None, None)
+
+
+def test_standard_error_of_a_sum():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(3, 30))
+    got = statistics.standard_error(x, np.ones(30), np.ones(30))
+    np.testing.assert_allclose(got, x.std(axis=1, ddof=1) * np.sqrt(30))
+    # a unit drawn twice counts as two
+    twice = statistics.standard_error(x[0], np.ones(30), np.r_[2.0, np.ones(29)])
+    assert twice == pytest.approx(np.r_[x[0], x[0, 0]].std(ddof=1) * np.sqrt(31))
+    assert statistics.standard_error(x[0], np.ones(30), np.r_[1.0, np.zeros(29)]) == np.inf
+
+
+def test_coverage_on_units_that_differ():
+    """Nine intervals in ten or more hold the truth, at 20 units (bootstrap) and at 10 (jackknife)."""
+    for count in (20, 10):
+        inside = 0
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            size = rng.integers(50, 150, count)
+            total = size * rng.normal(0.05, 0.1, count)
+            drawn = statistics.resamples(count, number=200, level=0.95, seed=seed)
+            means = statistics.ratios(total[:, None], size[:, None].astype(float), drawn.counts)[0]
+            low, high = drawn.interval(total.sum() / size.sum(), means)
+            inside += low <= 0.05 <= high
+        assert inside / 200 > 0.88
