@@ -4,7 +4,8 @@
     python benchmarks/rollouts.py --quick         # the acceptance case alone
     python benchmarks/rollouts.py --write docs/performance.md
 
-Every row is measured in one run. The rivals are `generate(num_beams=W)` called for one position after another, and
+Random weights, scaled so that predictions are as uncertain as a trained model's (3.5 nats), and a text drawn from the
+model itself. Every row is measured in one run. The rivals are `generate(num_beams=W)` called for one position after another, and
 the stronger one, left-padded batches of neighbouring positions (the batch size that is fastest of those tried). Both
 are timed on positions spread evenly over the text and scaled to all of them. Before a speed is printed the beams at
 the timed positions are compared: token for token, and summed log-probabilities within 1e-4.
@@ -17,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -54,11 +54,39 @@ def build(shape: str) -> PreTrainedModel:
                 tie_word_embeddings=True,
             )
         )
-    # Untrained weights predict almost uniformly, and the best four of 50,000 equals are decided by rounding.
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.mul_(2.5)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    sharpen(model)
+    return model
+
+
+def sharpen(model: PreTrainedModel) -> None:
+    """Scale the last norm until predictions are as uncertain as a trained model's on real text, 3.5 nats.
+
+    Untrained weights predict almost uniformly, and the best four of 50,000 equals are decided by rounding.
+    """
+    norm = model.get_decoder().ln_f if hasattr(model.get_decoder(), "ln_f") else model.get_decoder().norm
+    ids = torch.randint(model.config.vocab_size, (1, 64), generator=torch.Generator().manual_seed(2))
+    low, high = 0.01, 100.0
+    for _ in range(20):
+        scale = (low * high) ** 0.5
+        norm.weight.data.fill_(scale)
+        log_p = model(ids, use_cache=False).logits.log_softmax(-1)
+        entropy = float(-(log_p.exp() * log_p).sum(-1).mean())
+        low, high = (scale, high) if entropy > 3.5 else (low, scale)
+
+
+def draw(model: PreTrainedModel, length: int) -> torch.Tensor:
+    """A text drawn from the model itself, which it therefore finds as likely as a trained model finds real text."""
+    torch.manual_seed(1)
+    start = torch.zeros(1, 1, dtype=torch.long)
+    options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    out = model.generate(
+        start, attention_mask=torch.ones_like(start), min_new_tokens=length, max_new_tokens=length, **options
+    )
+    return out[0, 1:]
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -112,7 +140,7 @@ def agree(found: Rollouts, out: object, positions: list[int], horizon: int) -> f
 @torch.no_grad()
 def case(shape: str, length: int, width: int, horizon: int, samples: int) -> dict[str, object]:
     model = build(shape)
-    text = torch.randint(model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(1))
+    text = draw(model, length)
 
     def ours() -> Rollouts:
         return beam(model, text[None], width, horizon, memory=BUDGET)
@@ -175,7 +203,9 @@ def measure_peak(shape: str, length: int, width: int, horizon: int) -> None:
     text = torch.randint(model.config.vocab_size, (1, length))
     beam(model, text, width, horizon, memory=BUDGET)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    print(round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - weights) / 1e6))
+    # Not `ru_maxrss`, which a child inherits from the process that started it.
+    highest = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(round((int(highest.split()[1]) * 1024 - weights) / 1e6))
 
 
 def hardware() -> str:
