@@ -65,13 +65,17 @@ def whole(place, folder, files):
 
 class Told:
     def __init__(self):
-        self.lines, self.steps = [], []
+        self.lines, self.steps, self.shares = [], [], []
 
     def say(self, line):
         self.lines.append(line)
 
     def windows(self, folder, done, total):
         self.steps.append((done, total))
+        self.shares.append([])
+
+    def within(self, share):
+        self.shares[-1].append(share)
 
 
 def test_the_run_holds_what_was_promised(whole):
@@ -202,6 +206,9 @@ def test_progress_counts_windows(subject, files, tmp_path):
     done = [step[0] for step in told.steps]
     assert done == list(range(len(done)))
     assert told.steps[-1][0] == told.steps[-1][1]
+    for shares in told.shares[:-1]:
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
 
 
 @pytest.mark.parametrize(

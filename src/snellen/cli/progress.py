@@ -23,7 +23,7 @@ class Console:
         self._folder: Path | None = None
         self._done = self._total = self._first = 0
         self._began = self._told = 0.0
-        self._share = 0.0
+        self._share = self._part = 0.0
 
     def say(self, line: str) -> None:
         if self._quiet:
@@ -35,7 +35,7 @@ class Console:
 
     def windows(self, folder: Path, done: int, total: int) -> None:
         begin = self._folder is None
-        self._folder, self._done, self._total = folder, done, total
+        self._folder, self._done, self._total, self._part = folder, done, total, 0.0
         if begin:
             self._first, self._began = done, time.monotonic()
         if self._quiet:
@@ -47,6 +47,17 @@ class Console:
             print(f"scored {done} of {total} windows{self._left()}", file=sys.stderr, flush=True)
         if done == total:
             self.close()
+
+    def within(self, share: float) -> None:
+        self._part = share
+        if self._quiet:
+            return
+        if self._terminal:
+            self._draw()
+        elif time.monotonic() - self._told >= _EVERY_SECONDS:
+            self._told = time.monotonic()
+            part = f"scored {self._done} of {self._total} windows and {share:.0%} of the next"
+            print(f"{part}{self._left()}", file=sys.stderr, flush=True)
 
     def state(self) -> str:
         """What an interrupted command had done and how to go on."""
@@ -68,10 +79,10 @@ class Console:
         )
 
     def _left(self) -> str:
-        fresh = self._done - self._first
-        if fresh < 1 or self._done >= self._total:
+        fresh = self._done - self._first + self._part
+        if fresh <= 0 or self._done >= self._total:
             return ""
-        seconds = (time.monotonic() - self._began) / fresh * (self._total - self._done)
+        seconds = (time.monotonic() - self._began) / fresh * (self._total - self._done - self._part)
         return f", about {duration(seconds)} left"
 
     def _draw(self) -> None:
@@ -84,16 +95,17 @@ class Console:
             bar = progress.Progress(
                 progress.TextColumn("scoring"),
                 progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("windows"),
+                progress.TextColumn("{task.fields[done]}/{task.total} windows"),
                 progress.TimeElapsedColumn(),
                 progress.TextColumn("{task.fields[left]}"),
                 console=RichConsole(stderr=True),
                 transient=True,
             )
             bar.start()
-            self._bar = bar, bar.add_task("", total=self._total, left="")
-        self._bar[0].update(self._bar[1], completed=self._done, left=self._left().lstrip(", "))
+            self._bar = bar, bar.add_task("", total=self._total, left="", done=0)
+        self._bar[0].update(
+            self._bar[1], completed=self._done + self._part, left=self._left().lstrip(", "), done=self._done
+        )
 
 
 def duration(seconds: float) -> str:

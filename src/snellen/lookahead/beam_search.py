@@ -7,7 +7,7 @@ search of width W and horizon D costs 1 + W(D − 1) forward passes of the text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,11 +125,12 @@ def score_window(
     starts_word: Tensor | None = None,
     memory: int | str = "1GB",
     engine: str = "auto",
+    progress: Callable[[float], None] | None = None,
 ) -> WindowScores:
     """Naive prediction and beams of each width for the targets x_first … of one window; 1 ≤ `first` < length.
 
     `beams[w]` holds (tokens, parents, log_probs), each [targets, horizon, w]; the branches of a target start at the
-    position before it. Raises as `beam` does.
+    position before it. `progress` is told the share of the work that is done, now and then. Raises as `beam` does.
     """
     for width in widths:
         check_search(model, input_ids[None], width=width, horizon=horizon)
@@ -150,8 +151,18 @@ def score_window(
         starts_word=None if starts_word is None else starts_word.to(text.device),
     )
     beams = {}
+    work, done = len(own.log_prob) * (1 + sum(widths) * (horizon - 1)), len(own.log_prob)
+
+    def advance(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        if progress is not None:
+            progress(done / work)
+
     for width in widths:
-        steps = _search(runner, text, own, where, width=width, horizon=horizon, budget=budget, offset=first - 1)
+        steps = _search(
+            runner, text, own, where, width=width, horizon=horizon, budget=budget, offset=first - 1, advance=advance
+        )
         beams[width] = (
             steps.tokens.numpy().astype(np.int32),
             steps.parents.numpy().astype(np.int16),
@@ -170,7 +181,16 @@ def score_window(
 
 
 def _search(
-    engine: Engine, text: Tensor, own: Naive, where: slice, *, width: int, horizon: int, budget: int, offset: int = 0
+    engine: Engine,
+    text: Tensor,
+    own: Naive,
+    where: slice,
+    *,
+    width: int,
+    horizon: int,
+    budget: int,
+    offset: int = 0,
+    advance: Callable[[int], None] = lambda tokens: None,
 ) -> Steps:
     """Beam search from the positions `where`; row i of `own` belongs to position `offset` + i."""
     block = _positions_per_block(engine, where.stop - where.start, width=width, horizon=horizon, budget=budget)
@@ -178,7 +198,7 @@ def _search(
     for first in range(where.start, where.stop, block):
         rows = slice(first - offset, min(first + block, where.stop) - offset)
         level = _Level.of_text(text, own, rows, first, width)
-        parts.append(_search_block(engine, level, first, horizon=horizon, budget=budget))
+        parts.append(_search_block(engine, level, first, horizon=horizon, budget=budget, advance=advance))
     return Steps(
         tokens=torch.cat([p.tokens for p in parts]),
         parents=torch.cat([p.parents for p in parts]),
@@ -227,7 +247,9 @@ class _Level:
         return slot, token, log_prob, total
 
 
-def _search_block(engine: Engine, level: _Level, first: int, *, horizon: int, budget: int) -> Steps:
+def _search_block(
+    engine: Engine, level: _Level, first: int, *, horizon: int, budget: int, advance: Callable[[int], None]
+) -> Steps:
     """All depths of one block of positions from `first`, from the text itself on."""
     width = level.next_tokens.shape[-1]
     kept = []
@@ -237,6 +259,7 @@ def _search_block(engine: Engine, level: _Level, first: int, *, horizon: int, bu
         kept.append((tokens, slot if depth > 1 else torch.full_like(slot, -1), log_probs))
         if depth < horizon:
             level = _grow(engine, level, slot, tokens, total, root=depth == 1, budget=budget)
+            advance(tokens.numel())
     stacked = (torch.stack(column, dim=1).cpu() for column in zip(*kept, strict=True))
     return Steps(**dict(zip(("tokens", "parents", "log_probs"), stacked, strict=True)))
 

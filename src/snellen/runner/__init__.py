@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import snellen
 from snellen.errors import InputError
@@ -30,7 +31,7 @@ from snellen.subject import Subject, load
 
 
 def exam(
-    model: Subject | str | os.PathLike[str] = "pocket",
+    model: Subject | PreTrainedModel | str | os.PathLike[str] = "pocket",
     texts: Any = None,
     *,
     width: int = Request.width,
@@ -47,7 +48,7 @@ def exam(
     field: str | None = None,
     progress: Progress | None = None,
     report: bool = True,
-    tokenizer: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
     revision: str | None = None,
     dtype: str | None = None,
     device: str | None = None,
@@ -59,7 +60,7 @@ def exam(
     Parameters
     ----------
     model
-        What `snellen.load` takes (hub id, folder, GGUF file, "pocket"), or what it gave.
+        What `snellen.load` takes (hub id, folder, GGUF file, "pocket", a loaded model), or what it gave.
     texts
         `pathlib.Path`s of files, folders or patterns; strings that are texts; `Document`s. None examines on the
         text that ships with Snellen.
@@ -117,7 +118,7 @@ def exam(
 
 
 def examine(
-    model: Subject | str | os.PathLike[str],
+    model: Subject | PreTrainedModel | str | os.PathLike[str],
     texts: Any,
     request: Request,
     *,
@@ -205,6 +206,7 @@ def _score(subject: Subject, request: Request, text: Text, writer: Writer, tell:
                 starts_word=starts_word,
                 memory=request.memory,
                 engine=request.engine,
+                progress=tell.within,
             )
         table = scoring.rows(work.rows, scores)
         scoring.refuse_nan(table, text.names)

@@ -15,6 +15,9 @@ class Progress(Protocol):
     def windows(self, folder: Path, done: int, total: int) -> None:
         """`done` of `total` windows are scored and on disk."""
 
+    def within(self, share: float) -> None:
+        """That share of the window that comes next is scored."""
+
 
 class Silent:
     """Nobody listens."""
@@ -23,4 +26,7 @@ class Silent:
         pass
 
     def windows(self, folder: Path, done: int, total: int) -> None:
+        pass
+
+    def within(self, share: float) -> None:
         pass
