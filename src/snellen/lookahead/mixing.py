@@ -31,7 +31,9 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
-def lineages(tokens: NDArray[np.int32], parents: NDArray[np.int16], log_probs: NDArray[np.floating]) -> tuple[Ints, Floats]:
+def lineages(
+    tokens: NDArray[np.int32], parents: NDArray[np.int16], log_probs: NDArray[np.floating]
+) -> tuple[Ints, Floats]:
     """Where each survivor comes from and how probable it is, at every depth.
 
     Parameters
@@ -52,7 +54,7 @@ def lineages(tokens: NDArray[np.int32], parents: NDArray[np.int16], log_probs: N
     steps = np.asarray(log_probs, dtype=np.float64)
     if np.isnan(steps).any():
         raise ValueError("log_probs: NaN among the beams")
-    n, depth, width = tokens.shape
+    _, depth, width = tokens.shape
     alive = (tokens >= 0) & (steps > -np.inf)
     roots = np.full(tokens.shape, -1, dtype=np.int64)
     totals = np.full(tokens.shape, -np.inf)
@@ -180,7 +182,9 @@ def geometric(log_base: Floats, log_q: Floats, weight: Floats | float) -> Floats
     return result
 
 
-def gate(entropy: NDArray[np.floating], margin: NDArray[np.floating], entropy_edges: Sequence[float], margin_edge: float) -> Ints:
+def gate(
+    entropy: NDArray[np.floating], margin: NDArray[np.floating], entropy_edges: Sequence[float], margin_edge: float
+) -> Ints:
     """Which gate a position belongs to: by naive entropy (bins right-open), and by log p(best) − log p(second).
 
     Returns [n] in 0 … 2·(len(entropy_edges)+1) − 1.

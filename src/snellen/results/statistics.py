@@ -67,9 +67,9 @@ def units(document: NDArray[np.integer]) -> Units:
     count = int(blocks.sum())
     if count < REFUSED_BELOW:
         raise Refused(
-            f"{len(document)} tokens in {len(starts)} document(s) make {count} blocks of {BLOCK} tokens, and an interval"
-            f" needs at least {REFUSED_BELOW}: give more text (at least {REFUSED_BELOW * BLOCK} scored tokens; from"
-            f" {PERCENTILE_FROM * BLOCK} the interval is a bootstrap)"
+            f"{len(document)} tokens in {len(starts)} document(s) make {count} blocks of {BLOCK} tokens, and an"
+            f" interval needs at least {REFUSED_BELOW}: give more text (at least {REFUSED_BELOW * BLOCK} scored tokens;"
+            f" from {PERCENTILE_FROM * BLOCK} the interval is a bootstrap)"
         )
     pieces = [np.arange(length) * b // length for length, b in zip(stretches, blocks, strict=True)]
     first = np.r_[0, np.cumsum(blocks)[:-1]]
@@ -149,11 +149,7 @@ def resamples(count: int, *, number: int, level: float, seed: int) -> Resamples:
     def counting(sample: NDArray[np.int64], axis: int = -1) -> Floats:
         drawn = np.moveaxis(np.atleast_2d(sample), axis, -1)
         flat = drawn + count * np.arange(len(drawn))[:, None]
-        return (
-            np.bincount(flat.ravel(), minlength=count * len(drawn))
-            .reshape(len(drawn), count)
-            .T.astype(np.float64)
-        )
+        return np.bincount(flat.ravel(), minlength=count * len(drawn)).reshape(len(drawn), count).T.astype(np.float64)
 
     result = stats.bootstrap(
         (np.arange(count),),

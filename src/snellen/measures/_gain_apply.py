@@ -1,0 +1,95 @@
+"""The fitted mixes, token by token: what the columns of `tokens.parquet` show. The slow way, through `mixing`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snellen.lookahead import mixing
+from snellen.measures._gain_arms import Candidates
+from snellen.measures._gain_fit import Rows
+from snellen.measures._gain_select import Setting
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+SHOWN = 10  # tokens of the amplified distribution that are kept for the report
+
+
+def log_probs(rows: Rows, arm: Sequence[Candidates], settings: Sequence[Setting], fold: NDArray[np.integer]) -> Floats:
+    """[n] log of the mix at the real token, each row under the setting of its fold.
+
+    `fold` is [units]; `arm` holds the alternatives that `Setting.choice` names (none are needed for a bare base).
+    """
+    out = np.empty(len(rows.log_prob))
+    for k, setting in enumerate(settings):
+        mine = fold[rows.unit] == k
+        base = rows.tau[setting.tau] * rows.log_prob[mine] - rows.log_z[mine, setting.tau]
+        if setting.kind == "none":
+            out[mine] = base
+            continue
+        candidates = arm[setting.choice].rows(mine)
+        over = _over_candidates(rows, mine, candidates, setting)
+        at = np.maximum(candidates.hit, 0)[:, None]
+        inside = np.take_along_axis(over, at, axis=1)[:, 0]
+        outside = mixing.linear(base, np.full_like(base, -np.inf), _weight(rows, mine, setting))
+        out[mine] = np.where(candidates.hit >= 0, inside, base if setting.kind == "geometric" else outside)
+    return out
+
+
+def most_probable(
+    rows: Rows,
+    top_tokens: NDArray[np.int32],
+    top_log_probs: Floats,
+    arm: Sequence[Candidates],
+    settings: Sequence[Setting],
+    fold: NDArray[np.integer],
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The ten most probable tokens of the mix and their probabilities, [n, 10]; −1 and 0 where not known for sure.
+
+    Known are the naive top tokens and the candidates; any other token has less than (1−w) times the base of the last
+    naive top token, so entries below that are left out.
+    """
+    n = len(rows.log_prob)
+    tokens, probs = np.full((n, SHOWN), -1, dtype=np.int32), np.zeros((n, SHOWN), dtype=np.float32)
+    for k, setting in enumerate(settings):
+        mine = fold[rows.unit] == k
+        log_z = rows.log_z[mine, setting.tau][:, None]
+        known, some = top_tokens[mine], top_tokens[mine] >= 0
+        base = np.where(some, rows.tau[setting.tau] * np.where(some, top_log_probs[mine], 0.0) - log_z, -np.inf)
+        last = np.where(some.all(axis=1), base[:, -1], -np.inf)
+        if setting.kind != "none":
+            candidates = arm[setting.choice].rows(mine)
+            over = _over_candidates(rows, mine, candidates, setting)
+            inside = over > -np.inf
+            weight = _weight(rows, mine, setting)
+            rest = base if setting.kind == "geometric" else base + np.log1p(-weight)[:, None]
+            last = last if setting.kind == "geometric" else last + np.log1p(-weight)
+            covered = ((known[:, :, None] == candidates.tokens[:, None]) & inside[:, None]).any(axis=2)
+            known = np.concatenate([np.where(covered, -1, known), np.where(inside, candidates.tokens, -1)], axis=1)
+            base = np.concatenate([np.where(covered, -np.inf, rest), over], axis=1)
+        base = np.where((known >= 0) & (base >= last[:, None] - 1e-12), base, -np.inf)
+        best = np.argsort(-base, axis=1, kind="stable")[:, :SHOWN]
+        value = np.take_along_axis(base, best, axis=1)
+        width = best.shape[1]
+        tokens[mine, :width] = np.where(value > -np.inf, np.take_along_axis(known, best, axis=1), -1)
+        probs[mine, :width] = np.exp(value)
+    return tokens, probs
+
+
+def _weight(rows: Rows, mine: Bools, setting: Setting) -> Floats:
+    return setting.weights[rows.gate[mine]]
+
+
+def _over_candidates(rows: Rows, mine: Bools, candidates: Candidates, setting: Setting) -> Floats:
+    """[rows, slots] log of the mix at each candidate; −∞ where a slot is none."""
+    factor = candidates.factors[setting.alpha]
+    inside = factor > -np.inf
+    log_q = mixing.log_power(candidates.first, factor, rows.alphas[setting.alpha])
+    first = np.where(inside, candidates.first, 0.0)
+    base = np.where(inside, rows.tau[setting.tau] * first - rows.log_z[mine, setting.tau][:, None], -np.inf)
+    weight = _weight(rows, mine, setting)
+    if setting.kind == "geometric":
+        return mixing.geometric(base, log_q, weight)
+    return mixing.linear(base, log_q, weight[:, None])

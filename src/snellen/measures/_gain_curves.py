@@ -1,0 +1,189 @@
+"""The arms at every width and horizon, fitted and judged on the same resamples, and the gains between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snellen.measures._gain_arms import Candidates, Survivors, most_probable, placebo, without_factor
+from snellen.measures._gain_fit import Rows, build, contenders
+from snellen.measures._gain_select import Fit, finish, select, tempered
+from snellen.measures.base import Scored
+from snellen.results.statistics import Resamples
+
+Floats = NDArray[np.float64]
+CONTROLS = ("naive", "temperature", "horizon 1", "same candidates")
+ARMS = (*CONTROLS, "lookahead", "placebo")
+COARSE = 6  # exponents of the base that every mixing arm may use, beside those that the temperature arm picks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number with its interval and its value in each resample."""
+
+    value: float
+    low: float | None
+    high: float | None
+    replicates: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The judged rows and how they are resampled. counts: [units, 1 + r], the whole text first."""
+
+    scored: Scored
+    fine: Rows  # with every exponent: for the arm `temperature`
+    rows: Rows  # with the exponents of the mixing arms
+    fold: NDArray[np.int8]
+    counts: Floats
+    resamples: Resamples
+    temperature: Fit
+    always: NDArray[np.int64]  # those of `rows.tau` that the temperature arm picks: the bases that a mix falls back to
+    seed: int
+
+    @classmethod
+    def of(
+        cls, scored: Scored, fine: Rows, fold: NDArray[np.int8], resamples: Resamples, *, tempered_base: bool, seed: int
+    ) -> Problem:
+        counts = np.concatenate([np.ones((fine.units, 1)), resamples.counts], axis=1)
+        base = fine.base()
+        temperature = replace(
+            tempered(fine, base, counts, fold),
+            whole=tempered(fine, base, counts[:, :1], np.full(fine.units, -1)).settings[0],
+        )
+        one = np.zeros(1, dtype=np.int64)
+        kept = _exponents(fine, temperature.taus) if tempered_base else one
+        always = np.flatnonzero(np.isin(kept, temperature.taus)) if tempered_base else one
+        rows = replace(fine, tau=fine.tau[kept], log_z=fine.log_z[:, kept])
+        return cls(
+            scored=scored, fine=fine, rows=rows, fold=fold, counts=counts, resamples=resamples,
+            temperature=temperature, always=always, seed=seed,
+        )  # fmt: skip
+
+    @property
+    def tokens(self) -> Floats:
+        """[1 + r] rows in the whole text and in each resample."""
+        total: Floats = self.rows.tokens.sum(axis=0) @ self.counts
+        return total
+
+    def estimate(self, sums: Floats) -> Estimate:
+        """Sums of log-likelihood, [1 + r] → the mean a token with its interval."""
+        means = sums / self.tokens
+        low, high = self.resamples.interval(float(means[0]), means[1:])
+        return Estimate(value=float(means[0]), low=low, high=high, replicates=means[1:])
+
+    def fits(self, arm: Sequence[Candidates], subsets: Sequence[Sequence[int]] | None = None) -> list[Fit]:
+        """An arm (its alternatives) cross-fitted on every resample, once for each subset of the exponents α."""
+        base = self.rows.base()
+        if subsets is None:
+            subsets = [range(len(self.rows.alphas))]
+        chosen = [np.asarray(subset, dtype=np.int64) for subset in subsets]
+        nowhere, once = np.full(self.rows.units, -1), self.counts[:, :1]
+        judged, whole = [], []
+        for one in arm:
+            table = build(self.rows, one, len(base))
+            taus = contenders(self.rows, base, table, chosen, self.always)
+            judged.append(select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus))
+            whole.append(select(self.rows, base, table, once, nowhere, chosen, taus=taus))
+        return [
+            replace(
+                finish([alternative[i] for alternative in judged]),
+                whole=finish([alternative[i] for alternative in whole]).settings[0],
+            )
+            for i in range(len(subsets))
+        ]
+
+
+def _exponents(fine: Rows, picked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of the exponents of the mixing arms: 1, some over the whole range, and all that `temperature` picks."""
+    logs = np.log(fine.tau)
+    coarse = [int(np.abs(logs - at).argmin()) for at in np.linspace(logs.min(), logs.max(), COARSE)]
+    return np.unique([0, *coarse, *picked.tolist()])
+
+
+def near_widths(scored: Scored) -> list[int]:
+    """1, 2, 4 … and all of the naive top tokens: the widths among which `horizon 1` chooses."""
+    most = scored.top_tokens.shape[1]
+    return [*(2**i for i in range(most.bit_length()) if 2**i < most), most]
+
+
+def horizon_one(problem: Problem) -> list[Candidates]:
+    return [most_probable(problem.scored, w, problem.rows.alphas) for w in near_widths(problem.scored)]
+
+
+def arms_of(problem: Problem, survivors: Survivors, width: int, depth: int) -> dict[str, Candidates]:
+    """The three arms of a width and depth that share their candidates."""
+    lookahead = survivors.lookahead(depth, problem.rows.alphas)
+    return {
+        "same candidates": without_factor(lookahead),
+        "lookahead": lookahead,
+        "placebo": placebo(lookahead, [problem.seed, 3, width, depth]),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One width and horizon.
+
+    fixed: α → held-out sums of `lookahead` with that α alone; candidates: mean number of first tokens that survive.
+
+    At horizon 1 only the first three arms exist and the gain is that of `horizon 1` over naive and temperature.
+    """
+
+    width: int
+    horizon: int
+    fits: Mapping[str, Fit]
+    fixed: Mapping[float, Floats]
+    candidates: float
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        return CONTROLS if self.horizon > 1 else CONTROLS[:2]
+
+    @property
+    def judged(self) -> str:
+        return "lookahead" if self.horizon > 1 else "horizon 1"
+
+    @property
+    def control(self) -> Floats:
+        """[1 + r] the best control of each resample."""
+        best: Floats = np.max([self.fits[name].held for name in self.controls], axis=0)
+        return best
+
+    @property
+    def best(self) -> str:
+        """The best control on the whole text (the simpler one of equals)."""
+        return max(self.controls, key=lambda name: float(self.fits[name].held[0]))
+
+    def gain(self, name: str | None = None) -> Floats:
+        return self.fits[name or self.judged].held - self.control
+
+
+def shared(problem: Problem) -> dict[str, Fit]:
+    """The arms that depend on neither width nor horizon."""
+    temperature = problem.temperature
+    bare = replace(temperature.settings[0], tau=0)
+    naive = replace(
+        temperature, held=np.zeros(problem.counts.shape[1]), settings=(bare,) * len(temperature.settings), whole=bare
+    )
+    return {"naive": naive, "temperature": temperature, "horizon 1": problem.fits(horizon_one(problem))[0]}
+
+
+def point(
+    problem: Problem, common: Mapping[str, Fit], survivors: Survivors, width: int, horizon: int, *, each_alpha: bool
+) -> Point:
+    """Fit and judge the arms of one width and horizon."""
+    fits = dict(common)
+    fixed: dict[float, Floats] = {}
+    surviving = survivors.lookahead(horizon, problem.rows.alphas[:1]).factors[0] > -np.inf
+    candidates = float(surviving.sum(axis=1).mean())
+    if horizon > 1:
+        everything = list(range(len(problem.rows.alphas)))
+        for name, arm in arms_of(problem, survivors, width, horizon).items():
+            single = [[a] for a in everything] if each_alpha and name == "lookahead" else []
+            fits[name], *rest = problem.fits([arm], [everything, *single])
+            fixed.update(zip(problem.rows.alphas, (fit.held for fit in rest), strict=False))
+    return Point(width=width, horizon=horizon, fits=fits, fixed=fixed, candidates=candidates)

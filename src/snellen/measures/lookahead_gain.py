@@ -1,0 +1,242 @@
+"""Does looking ahead help this model predict this text, and is it more than sharpening would give?
+
+The lookahead gain of DESIGN.md ("Lookahead gain"): held-out log-likelihood of the best fitted mix of the model with
+its own lookahead, minus that of the best of four controls that do not look ahead. `docs/lookahead-gain.md` gives the
+definitions, the choices and the experiments behind them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snellen.errors import InputError
+from snellen.measures import _gain_apply, _gain_tables
+from snellen.measures._gain_arms import Survivors
+from snellen.measures._gain_curves import Point, Problem, arms_of, horizon_one, point, shared
+from snellen.measures._gain_places import CLASSES, bins, line_bins, memorised, places
+from snellen.measures._gain_rows import check, rows_of, take
+from snellen.measures._gain_words import words
+from snellen.measures.base import Measure, Measured, Scored
+from snellen.results import statistics
+from snellen.results.findings import Finding
+
+SPLIT_ENTROPY = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookaheadGain(Measure):
+    """Settings of the measure; α and weights are the grids on which every arm is fitted."""
+
+    name: ClassVar[str] = "lookahead-gain"
+    question: ClassVar[str] = "Does looking ahead help this model predict this text, beyond what sharpening gives?"
+
+    base: Literal["tempered", "naive"] = "tempered"
+    alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, math.inf)
+    weights: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 0.95)
+    folds: int = 5
+    resamples: int = 1000
+    level: float = 0.95
+    memorised_run: int = 20
+
+    def __post_init__(self) -> None:
+        if self.base not in ("tempered", "naive"):
+            raise InputError(f"base = {self.base!r}: must be 'tempered' or 'naive'")
+        if not self.alphas or not all(a >= 0 for a in self.alphas) or list(self.alphas) != sorted(set(self.alphas)):
+            raise InputError(f"alphas = {self.alphas}: must be rising numbers from 0 to inf")
+        if math.isinf(self.alphas[0]):
+            raise InputError(f"alphas = {self.alphas}: at least one must be finite")
+        if not self.weights or not all(0 < w < 1 for w in self.weights):
+            raise InputError(f"weights = {self.weights}: must lie above 0 and below 1 (0 is always tried)")
+        if not 2 <= self.folds <= statistics.REFUSED_BELOW:
+            raise InputError(f"folds = {self.folds}: must lie between 2 and {statistics.REFUSED_BELOW}")
+        if self.resamples < 100:
+            raise InputError(f"resamples = {self.resamples}: a percentile needs at least 100")
+        if not 0.5 <= self.level < 1:
+            raise InputError(f"level = {self.level}: must lie in [0.5, 1)")
+        if self.memorised_run < 2:
+            raise InputError(f"memorised_run = {self.memorised_run}: must be at least 2")
+
+    def measure(self, scored: Scored, *, seed: int) -> Measured:
+        """Fit and judge all arms at every width and horizon; `Refused` where the data cannot carry that."""
+        check(scored)
+        order = np.lexsort((scored.index, scored.document))
+        text = take(scored, order)
+        possible = np.isfinite(text.log_prob)
+        excluded = {} if possible.all() else {"the naive probability is zero": int((~possible).sum())}
+        judged = take(text, np.flatnonzero(possible))
+        where = _where(text, possible, self.memorised_run)
+        problem, kind = self._problem(judged, seed)
+        common = shared(problem)
+        points: list[Point] = []
+        survivors = None
+        for width in sorted(judged.beams):
+            survivors = Survivors.of(judged.beams[width], judged)
+            points += [
+                point(problem, common, survivors, width, horizon, each_alpha=True)
+                for horizon in range(1, judged.horizon + 1)
+            ]
+        assert survivors is not None
+        full = points[-1]
+        gain, placebo = problem.estimate(full.gain()), problem.estimate(full.gain("placebo"))
+        columns = _columns(problem, full, survivors) | where
+        said, reading = _gain_tables.verdict(gain, placebo)
+        level = float(problem.rows.log_prob.mean())
+        fitted = full.fits["lookahead"].whole
+        assert fitted is not None
+        finding = Finding(
+            measure=self.name,
+            question=self.question,
+            value=gain.value,
+            unit="nats per token",
+            low=gain.low,
+            high=gain.high,
+            level=self.level,
+            n={"tokens": len(judged), "units": problem.rows.units, "documents": len(np.unique(judged.document))},
+            excluded=excluded,
+            control={
+                "arms": {name: level + problem.estimate(fit.held).value for name, fit in full.fits.items()},
+                "best": full.best,
+                "placebo": {"value": placebo.value, "low": placebo.low, "high": placebo.high},
+            },
+            verdict=said,
+            reading=reading,
+            settings=self._settings(full, seed) | {"fit": _gain_tables.plain(fitted, problem.rows)},
+            reason=None if gain.low is not None else "too many resamples are undefined",
+            details={
+                "units": {"kind": kind, "interval": problem.resamples.method},
+                "by_horizon": [_by_horizon(problem, p) for p in points if p.width == full.width],
+                "memorised": self._memorised(problem, full, where["memorised"]),
+                "words": words(problem, full.width),
+            },
+        )
+        gains = columns["lookahead_log_prob"] - columns["control_log_prob"]
+        tables = {
+            "arms": _gain_tables.arms_table(problem, points),
+            "gains": _gain_tables.gains_table(problem, points),
+            "splits": _gain_tables.splits_table(problem, gains, _splits(judged, where)),
+            "resamples": _gain_tables.resamples_table(problem, gain),
+        }
+        columns["token_class"] = np.asarray(CLASSES)[columns["token_class"]]
+        given = order[possible]
+        return Measured(
+            finding=finding,
+            tables=tables,
+            columns={name: _spread(name, values, given, len(scored)) for name, values in columns.items()},
+        )
+
+    def _problem(self, judged: Scored, seed: int) -> tuple[Problem, str]:
+        units = statistics.units(judged.document)
+        rows = rows_of(judged, units, self.alphas, self.weights)
+        fold = statistics.folds(units.count, parts=self.folds, seed=seed)
+        drawn = statistics.resamples(units.count, number=self.resamples, level=self.level, seed=seed)
+        return (
+            Problem.of(judged, rows, fold, drawn, tempered_base=self.base == "tempered", seed=seed),
+            units.kind,
+        )
+
+    def _settings(self, full: Point, seed: int) -> dict[str, Any]:
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        plain["alphas"] = ["inf" if math.isinf(a) else a for a in self.alphas]
+        plain["weights"] = list(self.weights)
+        return plain | {"width": full.width, "horizon": full.horizon, "seed": seed}
+
+    def _memorised(self, problem: Problem, full: Point, mask: NDArray[np.bool_]) -> dict[str, Any]:
+        """Share of tokens in memorised runs, and the headline gain fitted and judged without them."""
+        out: dict[str, Any] = {"run": self.memorised_run, "share": float(mask.mean()), "n": int(mask.sum())}
+        rest = np.flatnonzero(~mask)
+        out |= {"value": None, "low": None, "high": None, "reason": None}
+        if not mask.any():
+            return out | {"reason": "no token is in such a run: the gain without them is the gain itself"}
+        left = len(np.unique(problem.rows.unit[rest]))
+        if left < statistics.REFUSED_BELOW:
+            return out | {"reason": f"without them {left} units are left; at least {statistics.REFUSED_BELOW} needed"}
+        scored = take(problem.scored, rest)
+        fine = replace(
+            problem.fine, log_prob=problem.fine.log_prob[rest], log_z=problem.fine.log_z[rest],
+            unit=problem.fine.unit[rest], gate=problem.fine.gate[rest],
+        )  # fmt: skip
+        tempered = self.base == "tempered"
+        smaller = Problem.of(scored, fine, problem.fold, problem.resamples, tempered_base=tempered, seed=problem.seed)
+        survivors = Survivors.of(scored.beams[full.width], scored)
+        again = point(smaller, shared(smaller), survivors, full.width, full.horizon, each_alpha=False)
+        gain = smaller.estimate(again.gain())
+        out |= {"value": gain.value, "low": gain.low, "high": gain.high}
+        return out | {"reason": None if gain.low is not None else "too many resamples are undefined"}
+
+
+def _by_horizon(problem: Problem, at: Point) -> dict[str, Any]:
+    """One row of the eye chart: the gain at a horizon, and what of it the factor alone makes."""
+    gain = problem.estimate(at.gain())
+    row: dict[str, Any] = {"horizon": at.horizon, "is": "lookahead" if at.horizon > 1 else "sharpening"}
+    row |= {
+        "value": gain.value,
+        "low": gain.low,
+        "high": gain.high,
+        "best_control": at.best,
+        "candidates": at.candidates,
+    }
+    if at.horizon > 1:
+        fits = at.fits
+        for name, sums in (
+            ("placebo", at.gain("placebo")),
+            ("over_same_candidates", fits["lookahead"].held - fits["same candidates"].held),
+        ):
+            other = problem.estimate(sums)
+            row[name] = {"value": other.value, "low": other.low, "high": other.high}
+    return row
+
+
+def _columns(problem: Problem, full: Point, survivors: Survivors) -> dict[str, NDArray[Any]]:
+    """What each judged token got from the mix and from the best control, cross-fitted."""
+    rows, fold, text = problem.rows, problem.fold, problem.scored
+    arms = arms_of(problem, survivors, full.width, full.horizon)
+    mixed, settings = [arms["lookahead"]], full.fits["lookahead"].settings
+    rivals = {"horizon 1": horizon_one(problem), "same candidates": [arms["same candidates"]]}
+    rival = rivals.get(full.best, [])
+    control_rows = problem.fine if full.best == "temperature" else rows
+    top = text.top_log_probs.astype(np.float64)
+    tokens, probs = _gain_apply.most_probable(rows, text.top_tokens, top, mixed, settings, fold)
+    return {
+        "unit": rows.unit,
+        "fold": fold[rows.unit],
+        "lookahead_log_prob": _gain_apply.log_probs(rows, mixed, settings, fold),
+        "control_log_prob": _gain_apply.log_probs(control_rows, rival, full.fits[full.best].settings, fold),
+        "mix_tokens": tokens,
+        "mix_probs": probs,
+    }
+
+
+def _where(text: Scored, possible: NDArray[np.bool_], run: int) -> dict[str, NDArray[Any]]:
+    kind, position = places(text)
+    found: dict[str, NDArray[Any]] = {"token_class": kind, "line_position": position, "memorised": memorised(text, run)}
+    return {name: values[possible] for name, values in found.items()}
+
+
+def _splits(judged: Scored, where: dict[str, NDArray[Any]]) -> dict[str, tuple[NDArray[np.int64], Sequence[str]]]:
+    return {
+        "class": (where["token_class"], CLASSES),
+        "entropy": bins(judged.entropy, SPLIT_ENTROPY, "nats"),
+        "line position": line_bins(where["line_position"]),
+        "memorised": (where["memorised"].astype(np.int64), ("no", "yes")),
+    }
+
+
+_ABSENT: dict[str, Any] = {
+    "unit": -1, "fold": -1, "lookahead_log_prob": -np.inf, "control_log_prob": -np.inf, "token_class": CLASSES[-1],
+    "line_position": -1, "memorised": False, "mix_tokens": -1, "mix_probs": 0,
+}  # fmt: skip
+_FLOAT32 = ("lookahead_log_prob", "control_log_prob")
+
+
+def _spread(name: str, values: NDArray[Any], places: NDArray[np.integer], n: int) -> NDArray[Any]:
+    """Values of the judged rows at their places among all n rows, as they were given."""
+    kind = np.float32 if name in _FLOAT32 else values.dtype
+    out = np.full((n, *values.shape[1:]), _ABSENT[name], dtype=kind)
+    out[places] = values
+    return out
