@@ -5,10 +5,10 @@
     python benchmarks/rollouts.py --write docs/performance.md
 
 Random weights, scaled so that predictions are as uncertain as a trained model's (3.5 nats), and a text drawn from the
-model itself. Every row is measured in one run. The rivals are `generate(num_beams=W)` called for one position after another, and
-the stronger one, left-padded batches of neighbouring positions (the batch size that is fastest of those tried). Both
-are timed on positions spread evenly over the text and scaled to all of them. Before a speed is printed the beams at
-the timed positions are compared: token for token, and summed log-probabilities within 1e-4.
+model itself. Every row is measured in one run. The rivals are `generate(num_beams=W)` called for one position after
+another, and the stronger one, left-padded batches of neighbouring positions (the batch size that is fastest of those
+tried). Both are timed on positions spread evenly over the text and scaled to all of them. Before a speed is printed
+the beams at the timed positions are compared: token for token, and summed log-probabilities within 1e-4.
 The limit is 1 + W(D − 1) plain forward passes of the same text, each with its full logits.
 """
 
@@ -214,8 +214,9 @@ def hardware() -> str:
     if cpu.exists():
         name = next((line.split(":")[1].strip() for line in cpu.read_text().splitlines() if "model name" in line), name)
     return (
-        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, float32, Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}, transformers {transformers.__version__}, memory budget {BUDGET / 1e9:g} GB"
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, float32, "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, transformers {transformers.__version__}, "
+        f"memory budget {BUDGET / 1e9:g} GB"
     )
 
 

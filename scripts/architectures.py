@@ -1,6 +1,6 @@
 """Preflight of tiny random models of every architecture in the tests, as the table of `docs/preflight.md`.
 
-    python scripts/architectures.py docs/preflight.md
+python scripts/architectures.py docs/preflight.md
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from snellen.lookahead import beam
-from snellen.lookahead.preflight import preflight
 from tests.lookahead.architectures import CONFIGS, VOCABULARY, tiny
 from tests.lookahead.test_beam_search import generated
+
+from snellen.lookahead import beam
+from snellen.lookahead.preflight import preflight
 
 LENGTH, WIDTH, HORIZON = 40, 4, 4
 
@@ -32,7 +33,10 @@ def row(name: str) -> str:
         tokens, scores = generated(model, text[0, : position + 1], WIDTH, HORIZON)
         same += beams.tokens[0, position].tolist() == tokens.tolist()
         worst = max(worst, float((beams.log_probs[0, position].sum(-1) - scores).abs().max()))
-    numbers = [f"{found.checks[c].value:.0e}" if c in found.checks else "—" for c in ("causality", "forward identity", "rollouts")]
+    numbers = [
+        f"{found.checks[c].value:.0e}" if c in found.checks else "—"
+        for c in ("causality", "forward identity", "rollouts")
+    ]
     power = "—" if found.power is None else f"{found.power:.2f}"
     cells = [name, found.engine, f"{found.floor:.0e}", *numbers, power, f"{same} of {len(positions)}", f"{worst:.0e}"]
     return "| " + " | ".join(cells) + " |"
@@ -44,7 +48,7 @@ def main() -> None:
     head = ["architecture", "engine", "floor", "causality", "forward identity", "rollouts", "power"]
     head += ["same beams as generate", "summed log-probabilities"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *map(row, CONFIGS)]
-    note = f"Tiny random models, {LENGTH} tokens, W = D = {WIDTH}; differences in nats, transformers {transformers.__version__}."
+    note = f"Tiny random models, {LENGTH} tokens, W = D = {WIDTH}; in nats; transformers {transformers.__version__}."
     block = "\n".join([note, "", *lines])
     if len(sys.argv) > 1:
         path = Path(sys.argv[1])

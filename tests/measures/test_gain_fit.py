@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from snellen.lookahead import mixing
-from snellen.measures import _gain_apply
-from snellen.measures._gain_arms import Survivors, most_probable, placebo, without_factor
-from snellen.measures._gain_curves import Problem
-from snellen.measures._gain_fit import build, contenders
-from snellen.measures._gain_rows import check, rows_of
-from snellen.measures._gain_select import Setting, finish, select
+from snellen.measures.lookahead_gain import apply
+from snellen.measures.lookahead_gain.arms import Survivors, most_probable, placebo, without_factor
+from snellen.measures.lookahead_gain.curves import Problem
+from snellen.measures.lookahead_gain.fit import build, contenders
+from snellen.measures.lookahead_gain.rows import check, rows_of
+from snellen.measures.lookahead_gain.selection import Setting, finish, select
 from snellen.results import statistics
 from tests.measures import exact
 
@@ -168,7 +168,7 @@ def test_the_columns_sum_to_the_tables(scored, rows, arms, name):
     drawn = statistics.resamples(rows.units, number=100, level=0.95, seed=0)
     problem = Problem.of(scored, rows, fold, drawn, tempered_base=True, seed=0)
     fit = problem.fits([arms[name]])[0]
-    log_probs = _gain_apply.log_probs(problem.rows, [arms[name]], fit.settings, fold)
+    log_probs = apply.log_probs(problem.rows, [arms[name]], fit.settings, fold)
     assert (log_probs - rows.log_prob).sum() == pytest.approx(fit.held[0], abs=1e-7)
 
 
@@ -206,7 +206,7 @@ def test_the_ten_most_probable_tokens(scored, rows, arms):
     for kind, weights in (("none", 0.0), ("linear", 0.4), ("geometric", 0.7), ("gated", None)):
         gates = np.full(rows.gates, weights) if weights is not None else np.linspace(0, 0.9, rows.gates)
         setting = Setting(kind=kind, tau=1, alpha=1, weights=gates)
-        tokens, probs = _gain_apply.most_probable(
+        tokens, probs = apply.most_probable(
             rows, scored.top_tokens, scored.top_log_probs.astype(float), [arms["lookahead"]], [setting], fold
         )
         for i in range(0, len(rows.log_prob), 37):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from snellen.measures._gain_places import CLASSES, bins, line_bins, memorised, places
+from snellen.measures.lookahead_gain.places import CLASSES, bins, line_bins, memorised, places
 from tests.measures import exact
 
 

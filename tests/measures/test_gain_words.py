@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from snellen.measures import _gain_words
-from snellen.measures._gain_fit import Rows
-from snellen.measures.lookahead_gain import LookaheadGain
+from snellen.measures.lookahead_gain import LookaheadGain, words
+from snellen.measures.lookahead_gain.fit import Rows
 from tests.measures import exact
 
 
@@ -29,7 +28,7 @@ def scored():
 
 
 def test_words_and_their_probabilities(scored):
-    begins, after, naive = _gain_words.real_words(scored)
+    begins, after, naive = words.real_words(scored)
     starts = scored.starts_word[scored.token]
     assert (begins == np.flatnonzero(starts)).all()
     for i, j, value in zip(begins, after, naive, strict=True):
@@ -44,7 +43,7 @@ def test_words_and_their_probabilities(scored):
 
 def test_a_gap_in_the_text_ends_no_word(scored):
     apart = replace(scored, index=scored.index + (np.arange(len(scored)) >= 20))
-    begins, after, _ = _gain_words.real_words(apart)
+    begins, after, _ = words.real_words(apart)
     last = begins[begins < 20][-1]
     assert after[begins == last] == -1
 
@@ -52,18 +51,18 @@ def test_a_gap_in_the_text_ends_no_word(scored):
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 2.5, np.inf])
 @pytest.mark.parametrize("weight", [0.3])
 def test_the_mix_over_words_is_that_of_the_loops(scored, alpha, weight):
-    begins, after, naive = _gain_words.real_words(scored)
+    begins, after, naive = words.real_words(scored)
     keep = np.isfinite(naive)
     begins, after, naive = begins[keep], after[keep], naive[keep]
     beams = scored.beams[12]
-    first, root, total, hit = _gain_words.candidates(scored, beams, begins, after)
+    first, root, total, hit = words.candidates(scored, beams, begins, after)
     rows = Rows(
         log_prob=naive, log_z=np.zeros((len(naive), 1)), tau=np.ones(1), alphas=(alpha,), weights=np.array([weight]),
         unit=np.arange(len(naive), dtype=np.int32), units=len(naive), gate=np.zeros(len(naive), dtype=int), gates=1,
     )  # fmt: skip
-    arms = _gain_words.factors(first, root, total, alpha, np.arange(12)[None].repeat(len(naive), axis=0))
+    arms = words.factors(first, root, total, alpha, np.arange(12)[None].repeat(len(naive), axis=0))
     for name, cut in (("same words", True), ("lookahead", False)):
-        got = _gain_words.table(rows, naive, first, arms[name], root == -1, hit, alpha)[0]
+        got = words.table(rows, naive, first, arms[name], root == -1, hit, alpha)[0]
         matched = 0
         for row, (i, j) in enumerate(zip(begins, after, strict=True)):
             votes, held_back = {}, []

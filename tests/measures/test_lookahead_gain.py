@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from snellen.errors import InputError, Refused
-from snellen.measures._gain_curves import Estimate
-from snellen.measures._gain_rows import take
-from snellen.measures._gain_tables import FOUND, NONE, UNTRUSTWORTHY, verdict
 from snellen.measures.lookahead_gain import LookaheadGain
+from snellen.measures.lookahead_gain.curves import Estimate
+from snellen.measures.lookahead_gain.rows import take
+from snellen.measures.lookahead_gain.tables import FOUND, NONE, UNTRUSTWORTHY, verdict
 from snellen.results import findings
 from tests.measures import exact
 

@@ -1,4 +1,4 @@
-"""Fitting and judging on every resample at once, from the tables of `_gain_fit`.
+"""Fitting and judging on every resample at once, from the tables of `fit`.
 
 For each resample of units and each fold: sum the calibration units, take the best setting, return the sum over the
 fold's own units. No optimiser and no starting point, and the same rule for every arm:
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from snellen.measures._gain_fit import Rows, Table
+from snellen.measures.lookahead_gain.fit import Rows, Table
 from snellen.results.statistics import standard_error
 
 Floats = NDArray[np.float64]

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.errors import InputError
-from snellen.measures import _gain_apply, _gain_tables
-from snellen.measures._gain_arms import Survivors
-from snellen.measures._gain_curves import Point, Problem, arms_of, horizon_one, point, shared
-from snellen.measures._gain_places import CLASSES, bins, line_bins, memorised, places
-from snellen.measures._gain_rows import check, rows_of, take
-from snellen.measures._gain_words import words
 from snellen.measures.base import Measure, Measured, Scored
+from snellen.measures.lookahead_gain import apply, tables
+from snellen.measures.lookahead_gain.arms import Survivors
+from snellen.measures.lookahead_gain.curves import Point, Problem, arms_of, horizon_one, point, shared
+from snellen.measures.lookahead_gain.places import CLASSES, bins, line_bins, memorised, places
+from snellen.measures.lookahead_gain.rows import check, rows_of, take
+from snellen.measures.lookahead_gain.words import word_mode
 from snellen.results import statistics
 from snellen.results.findings import Finding
 
@@ -85,7 +85,7 @@ class LookaheadGain(Measure):
         full = points[-1]
         gain, placebo = problem.estimate(full.gain()), problem.estimate(full.gain("placebo"))
         columns = _columns(problem, full, survivors) | where
-        said, reading = _gain_tables.verdict(gain, placebo)
+        said, reading = tables.verdict(gain, placebo)
         level = float(problem.rows.log_prob.mean())
         fitted = full.fits["lookahead"].whole
         assert fitted is not None
@@ -106,27 +106,27 @@ class LookaheadGain(Measure):
             },
             verdict=said,
             reading=reading,
-            settings=self._settings(full, seed) | {"fit": _gain_tables.plain(fitted, problem.rows)},
+            settings=self._settings(full, seed) | {"fit": tables.plain(fitted, problem.rows)},
             reason=None if gain.low is not None else "too many resamples are undefined",
             details={
                 "units": {"kind": kind, "interval": problem.resamples.method},
                 "by_horizon": [_by_horizon(problem, p) for p in points if p.width == full.width],
                 "memorised": self._memorised(problem, full, where["memorised"]),
-                "words": words(problem, full.width),
+                "words": word_mode(problem, full.width),
             },
         )
         gains = columns["lookahead_log_prob"] - columns["control_log_prob"]
-        tables = {
-            "arms": _gain_tables.arms_table(problem, points),
-            "gains": _gain_tables.gains_table(problem, points),
-            "splits": _gain_tables.splits_table(problem, gains, _splits(judged, where)),
-            "resamples": _gain_tables.resamples_table(problem, gain),
+        figures = {
+            "arms": tables.arms_table(problem, points),
+            "gains": tables.gains_table(problem, points),
+            "splits": tables.splits_table(problem, gains, _splits(judged, where)),
+            "resamples": tables.resamples_table(problem, gain),
         }
         columns["token_class"] = np.asarray(CLASSES)[columns["token_class"]]
         given = order[possible]
         return Measured(
             finding=finding,
-            tables=tables,
+            tables=figures,
             columns={name: _spread(name, values, given, len(scored)) for name, values in columns.items()},
         )
 
@@ -201,12 +201,12 @@ def _columns(problem: Problem, full: Point, survivors: Survivors) -> dict[str, N
     rival = rivals.get(full.best, [])
     control_rows = problem.fine if full.best == "temperature" else rows
     top = text.top_log_probs.astype(np.float64)
-    tokens, probs = _gain_apply.most_probable(rows, text.top_tokens, top, mixed, settings, fold)
+    tokens, probs = apply.most_probable(rows, text.top_tokens, top, mixed, settings, fold)
     return {
         "unit": rows.unit,
         "fold": fold[rows.unit],
-        "lookahead_log_prob": _gain_apply.log_probs(rows, mixed, settings, fold),
-        "control_log_prob": _gain_apply.log_probs(control_rows, rival, full.fits[full.best].settings, fold),
+        "lookahead_log_prob": apply.log_probs(rows, mixed, settings, fold),
+        "control_log_prob": apply.log_probs(control_rows, rival, full.fits[full.best].settings, fold),
         "mix_tokens": tokens,
         "mix_probs": probs,
     }

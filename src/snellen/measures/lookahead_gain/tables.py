@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from snellen.measures._gain_curves import ARMS, Estimate, Point, Problem
-from snellen.measures._gain_fit import Rows
-from snellen.measures._gain_select import Setting
+from snellen.measures.lookahead_gain.curves import ARMS, Estimate, Point, Problem
+from snellen.measures.lookahead_gain.fit import Rows
+from snellen.measures.lookahead_gain.selection import Setting
 from snellen.results.statistics import ratios
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from snellen.errors import Refused
 from snellen.lookahead import mixing
-from snellen.measures._gain_fit import Rows
 from snellen.measures.base import Beams, Scored
+from snellen.measures.lookahead_gain.fit import Rows
 from snellen.results.statistics import Units
 
 GATE_ENTROPY = (1.0, 2.5, 4.0)  # nats: edges of the gates of a gated mix

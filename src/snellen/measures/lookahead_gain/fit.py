@@ -1,7 +1,7 @@
 """Tables of log-likelihood by setting and unit: after these, fitting on any resample is a weighted sum and an argmax.
 
 A *setting* is (base exponent τ, α, kind of mix, weight). `build` sums, for each setting and unit, the log-likelihood
-over that of the base at the same τ; `_gain_select` fits on them.
+over that of the base at the same τ; `select` fits on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from snellen.errors import Refused
 from snellen.lookahead import mixing
-from snellen.measures._gain_arms import Candidates
+from snellen.measures.lookahead_gain.arms import Candidates
 from snellen.results.statistics import standard_error
 
 Floats = NDArray[np.float64]

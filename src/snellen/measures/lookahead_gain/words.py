@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.lookahead import mixing
-from snellen.measures._gain_curves import Problem
-from snellen.measures._gain_fit import Rows, Table
-from snellen.measures._gain_places import follows
-from snellen.measures._gain_select import finish, select
 from snellen.measures.base import Beams, Scored
+from snellen.measures.lookahead_gain.curves import Problem
+from snellen.measures.lookahead_gain.fit import Rows, Table
+from snellen.measures.lookahead_gain.places import follows
+from snellen.measures.lookahead_gain.selection import finish, select
 from snellen.results.statistics import REFUSED_BELOW
 
 Floats = NDArray[np.float64]
@@ -91,7 +91,7 @@ def candidates(scored: Scored, beams: Beams, rows: Ints, after: Ints) -> tuple[F
     return first, root, total, hit
 
 
-def words(problem: Problem, width: int) -> dict[str, Any]:
+def word_mode(problem: Problem, width: int) -> dict[str, Any]:
     """What stands under `words` in the finding's details."""
     scored, rows = problem.scored, problem.rows
     begins, after, naive = real_words(scored)

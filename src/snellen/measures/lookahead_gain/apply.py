@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.lookahead import mixing
-from snellen.measures._gain_arms import Candidates
-from snellen.measures._gain_fit import Rows
-from snellen.measures._gain_select import Setting
+from snellen.measures.lookahead_gain.arms import Candidates
+from snellen.measures.lookahead_gain.fit import Rows
+from snellen.measures.lookahead_gain.selection import Setting
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

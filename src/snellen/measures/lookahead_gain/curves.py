@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from snellen.measures._gain_arms import Candidates, Survivors, most_probable, placebo, without_factor
-from snellen.measures._gain_fit import Rows, build, contenders
-from snellen.measures._gain_select import Fit, finish, select, tempered
 from snellen.measures.base import Scored
+from snellen.measures.lookahead_gain.arms import Candidates, Survivors, most_probable, placebo, without_factor
+from snellen.measures.lookahead_gain.fit import Rows, build, contenders
+from snellen.measures.lookahead_gain.selection import Fit, finish, select, tempered
 from snellen.results.statistics import Resamples
 
 Floats = NDArray[np.float64]
