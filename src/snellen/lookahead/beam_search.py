@@ -206,6 +206,11 @@ def _search(
     )
 
 
+def _exact(device: torch.device) -> torch.dtype:
+    """The format in which log-probabilities are added up: float64, which MPS does not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Level:
     """The branches of n positions at one depth: their last nodes, and the best continuations of each.
@@ -228,7 +233,7 @@ class _Level:
             nodes=place,
             parents=place - 1,
             tokens=text[place],
-            total=torch.zeros(place.shape, dtype=torch.float64, device=text.device),
+            total=torch.zeros(place.shape, dtype=_exact(text.device), device=text.device),
             next_tokens=own.top_tokens[rows, None, :width],
             next_log_probs=own.top_log_probs[rows, None, :width],
         )

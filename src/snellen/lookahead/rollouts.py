@@ -16,7 +16,7 @@ class Rollouts:
     """What beam search kept at each depth, from every position of a batch of texts.
 
     Depth-d beams are not prefixes of the depth-D survivors, so each depth is kept with the slots of its parents;
-    thus every exponent and every horizon d ≤ D is exact without running again.
+    thus every exponent and every horizon d ≤ D is exact without running again. All tensors are on the CPU.
 
     Attributes
     ----------
