@@ -158,6 +158,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["visible"] = lambda value: text.visible(str(value))
+    environment.globals["no_weight"] = text.NO_WEIGHT
     for function in (text.number, text.interval, text.short, text.count, text.plain):
         environment.globals[function.__name__] = function
     environment.globals["counts"] = lambda mapping: [(name, text.count(n)) for name, n in mapping.items()]

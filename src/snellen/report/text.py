@@ -49,9 +49,15 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     return f"[{number(low, digits, sign=True)}, {number(high, digits, sign=True)}]"
 
 
+# What an interval without a width means: not certainty, but that there was nothing to be uncertain about.
+NO_WEIGHT = "no fit in any resample gave lookahead a weight"
+
+
 def estimate(entry: Mapping[str, Any], digits: int = 4) -> str:
     """A number with its interval, or with the reason why there is none."""
     value, low, high = entry["value"], entry["low"], entry["high"]
+    if value == low == high == 0:
+        return f"{number(value, digits)} ({NO_WEIGHT})"
     bounds = f" {interval(low, high, digits)}" if low is not None and high is not None else ""
     reason = f" ({entry['reason']})" if entry.get("reason") else ""
     return number(value, digits, sign=True) + bounds + reason
