@@ -159,10 +159,6 @@ def test_score_window_agrees_with_the_plain_forward_pass() -> None:
     torch.testing.assert_close(
         torch.from_numpy(scores.log_word_start).double(), log_p[:, starts].logsumexp(-1), **close
     )
-    whole = beam(model, ids[None], 3, 3)
-    assert scores.beams[3][0].tolist() == whole.step_tokens[0, 5:-1].tolist()
-    assert scores.beams[3][1].tolist() == whole.step_parents[0, 5:-1].tolist()
-    assert scores.beams[1][0].shape == (LENGTH - 6, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -227,3 +223,38 @@ def test_branches_that_follow_the_text_are_looked_up_and_are_the_same(
         tokens, scores = generated(model, ids[0, : position + 1], width, horizon)
         assert found.tokens[0, position].tolist() == tokens.tolist()
         torch.testing.assert_close(found.log_probs[0, position].sum(-1), scores, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_oss", "bloom"])
+@pytest.mark.parametrize("memory", ["1GB", "1MB"])
+def test_widths_searched_together_are_those_searched_alone(
+    name: str, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids = tiny(name), text()[0]
+    widths, horizon, first = (1, 2, 5), 4, 6
+    alone = {width: beam(model, ids[None], width, horizon) for width in widths}
+    computed = []
+    runner = PlainEngine if name in PLAIN else ColumnEngine
+    step = runner.step
+
+    def counting(*arguments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden, nodes = step(*arguments)
+        computed.append(len(hidden))
+        return hidden, nodes
+
+    monkeypatch.setattr(runner, "step", counting)
+    shares: list[float] = []
+    scores = score_window(
+        model, ids, widths=widths, horizon=horizon, first=first, memory=memory, progress=shares.append
+    )
+    for width, (tokens, parents, log_probs) in scores.beams.items():
+        expected = alone[width]
+        assert tokens.tolist() == expected.step_tokens[0, first - 1 : -1].tolist()
+        assert parents.tolist() == expected.step_parents[0, first - 1 : -1].tolist()
+        torch.testing.assert_close(
+            torch.from_numpy(log_probs), expected.step_log_probs[0, first - 1 : -1], rtol=0, atol=1e-5
+        )
+    # The narrow searches find most of their nodes in the wide one.
+    assert sum(computed) < 1.3 * max(widths) * (horizon - 1) * (LENGTH - first)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0

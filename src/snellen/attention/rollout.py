@@ -87,8 +87,13 @@ class Rollout:
 
     def open_block(self, first: int, capacity: int) -> None:
         """Begin the branches of a block of positions, the first of which is `first`: at most `capacity` new nodes."""
-        self.first, self.depth, self.nodes, self.capacity = first, 0, self.length, self.length + capacity
-        self.chain, self.layout, self.pools = [], None, {}
+        self.first, self.nodes, self.capacity = first, self.length, self.length + capacity
+        self.pools = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin another set of branches at the same positions; the nodes so far stay known."""
+        self.depth, self.chain, self.layout = 0, [], None
 
     def descend(
         self,

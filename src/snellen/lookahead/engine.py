@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,6 +82,10 @@ class Engine(abc.ABC):
         """Begin the branches of a block of positions from `first`; `capacity` tokens will be computed at most."""
 
     @abc.abstractmethod
+    def restart(self) -> None:
+        """Begin another set of branches at the same positions; nodes that were computed stay known."""
+
+    @abc.abstractmethod
     def step(
         self,
         tokens: Int[Tensor, "width pos"],
@@ -90,12 +94,13 @@ class Engine(abc.ABC):
     ) -> tuple[Float[Tensor, "computed model"], Int[Tensor, "width pos"]]:
         """Append `tokens` to the branches in rows `parents` (None: each to its own).
 
-        Where `shared` is 0 or more, the token is that node, which is known already (text position t is node t), and
-        is not computed again. Returns the hidden states of the computed tokens, row by row, and everyone's node.
+        At the first depth `parents` has nothing to point at and is not read. Where `shared` is 0 or more, the token
+        is that node, which is known already (text position t is node t), and is not computed again. Returns the
+        hidden states of the computed tokens, row by row, and everyone's node.
         """
 
     @abc.abstractmethod
-    def bytes_per_position(self, width: int, horizon: int) -> int:
+    def bytes_per_position(self, widths: Sequence[int], horizon: int) -> int:
         """Memory that one position of a block takes while its branches are run, an upper estimate."""
 
     @abc.abstractmethod
@@ -122,6 +127,9 @@ class ColumnEngine(Engine):
     def open_block(self, first: int, capacity: int) -> None:
         self._rollout.open_block(first, capacity)
 
+    def restart(self) -> None:
+        self._rollout.restart()
+
     def step(
         self,
         tokens: Int[Tensor, "width pos"],
@@ -140,8 +148,9 @@ class ColumnEngine(Engine):
         with rolling(self.body.model, self._rollout):
             return self.body.hidden(input_ids[None], position_ids=position_ids[None])[0]
 
-    def bytes_per_position(self, width: int, horizon: int) -> int:
-        return width * ((horizon - 1) * self._bytes_per_node() + _activation_bytes(self.body.model))
+    def bytes_per_position(self, widths: Sequence[int], horizon: int) -> int:
+        kept = sum(widths) * (horizon - 1) * self._bytes_per_node()
+        return kept + max(widths) * _activation_bytes(self.body.model)
 
     def bytes_of_text(self) -> int:
         return 2 * self._rollout.length * self._bytes_per_node()  # as it was read, and at the head of the pool
@@ -166,7 +175,11 @@ class PlainEngine(Engine):
         return self.body.hidden(input_ids[None])[0]
 
     def open_block(self, first: int, capacity: int) -> None:
-        self._first, self._nodes, self._branches = first, len(self._text), None
+        self._first, self._nodes = first, len(self._text)
+        self.restart()
+
+    def restart(self) -> None:
+        self._branches = None
 
     def step(
         self,
@@ -199,10 +212,10 @@ class PlainEngine(Engine):
         states = self._text.new_empty(0, width).float() if hidden is None else hidden[compute]
         return states, shared.masked_scatter(compute, fresh)
 
-    def bytes_per_position(self, width: int, horizon: int) -> int:
+    def bytes_per_position(self, widths: Sequence[int], horizon: int) -> int:
         # Positions are run one by one, so that a block's size costs no memory but for the results.
         hidden: int = self.body.model.get_input_embeddings().weight.shape[1] * 4
-        return width * (hidden + horizon * 8)
+        return max(widths) * (hidden + horizon * 8)
 
     def bytes_of_text(self) -> int:
         return 0
