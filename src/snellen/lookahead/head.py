@@ -65,6 +65,7 @@ def naive(
 ) -> Naive:
     """Everything that is kept of the naive prediction of `targets`; a target of −1 stands for none (NaN, −1)."""
     parts: list[tuple[Tensor, ...]] = []
+    block = max(1, block // 2)  # twice as many copies of the logits are held here as in a search
     for start in range(0, len(hidden), block):
         log_p = _logits(body, hidden[start : start + block])
         log_p -= log_p.logsumexp(-1, keepdim=True)
