@@ -34,6 +34,7 @@ SHAPES = ("GPT-2 124M", "Llama 7M")
 LENGTHS = (128, 256, 512)
 SEARCHES = ((4, 4), (8, 6))
 BATCHES = (8, 32)
+CHUNKS = 2  # batches timed, spread over the text
 BUDGET = 1_000_000_000
 
 
@@ -83,20 +84,21 @@ def draw(model: PreTrainedModel, length: int) -> torch.Tensor:
     torch.manual_seed(1)
     start = torch.zeros(1, 1, dtype=torch.long)
     options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "eos_token_id": None, "pad_token_id": 0}
+    more = length - 1
     out = model.generate(
-        start, attention_mask=torch.ones_like(start), min_new_tokens=length, max_new_tokens=length, **options
+        start, attention_mask=torch.ones_like(start), min_new_tokens=more, max_new_tokens=more, **options
     )
-    return out[0, 1:]
+    return out[0]  # with its first token: without it every position would shift
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median wall-clock time of `work`."""
-    taken = []
-    for _ in range(repeats):
+    """Median wall-clock time of `work`; of fewer runs where they would take over half a minute together."""
+    taken: list[float] = []
+    while len(taken) < repeats and (not taken or sum(taken) + taken[-1] < 30):
         start = time.perf_counter()
         work()
         taken.append(time.perf_counter() - start)
-    return sorted(taken)[len(taken) // 2]
+    return sorted(taken)[(len(taken) - 1) // 2]
 
 
 def generate(model: PreTrainedModel, text: torch.Tensor, positions: list[int], width: int, horizon: int) -> object:
@@ -158,7 +160,7 @@ def case(shape: str, length: int, width: int, horizon: int, samples: int) -> dic
     single *= length / samples
     batched = {}
     for batch in BATCHES:
-        chunks = [round((i + 0.5) * (length - batch) / 3) for i in range(3)]
+        chunks = [round((i + 0.5) * (length - batch) / CHUNKS) for i in range(CHUNKS)]
         spent = 0.0
         for first in chunks:
             positions = list(range(first, first + batch))
@@ -166,7 +168,7 @@ def case(shape: str, length: int, width: int, horizon: int, samples: int) -> dic
             out = generate(model, text, positions, width, horizon)
             spent += time.perf_counter() - start
             worst = max(worst, agree(found, out, positions, horizon))
-        batched[batch] = spent * length / (3 * batch)
+        batched[batch] = spent * length / (CHUNKS * batch)
     fastest = min(batched, key=lambda size: batched[size])
     plain = (plain + seconds(lambda: model(text[None], use_cache=False).logits, 5)) / 2
     return {

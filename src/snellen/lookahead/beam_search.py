@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
-from snellen.lookahead.head import naive, rows_per_block
+from snellen.lookahead.head import first_tokens, naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.search import search
@@ -76,10 +76,10 @@ def beam(
     for text in input_ids.to(model.device):
         hidden = runner.read(text)
         targets = torch.cat([text[1:], text.new_tensor([-1])])
-        own = naive(runner.body, hidden[first:last], targets[first:last], count=width, block=block)
+        own, log_prob = first_tokens(runner.body, hidden[first:last], targets[first:last], count=width, block=block)
         found = search(runner, text, own, slice(first, last), widths=(width,), horizon=horizon, budget=budget)
         steps.append(found[width])
-        real.append(own.log_prob[: length - 1 - first].cpu())
+        real.append(log_prob[: length - 1 - first].cpu())
     return Rollouts(
         step_tokens=torch.stack([s.tokens for s in steps]),
         step_parents=torch.stack([s.parents for s in steps]),
@@ -142,7 +142,7 @@ def score_window(
         starts_word=None if starts_word is None else starts_word.to(text.device),
     )
     tell = (lambda share: None) if progress is None else progress
-    found = search(runner, text, own, where, widths=widths, horizon=horizon, budget=budget, progress=tell)
+    found = search(runner, text, own.first, where, widths=widths, horizon=horizon, budget=budget, progress=tell)
     beams = {
         width: (steps.tokens.numpy().astype(np.int32), steps.parents.numpy().astype(np.int16), steps.log_probs.numpy())
         for width, steps in found.items()
@@ -152,8 +152,8 @@ def score_window(
         entropy=own.entropy.cpu().numpy(),
         rank=own.rank.cpu().numpy().astype(np.int32),
         log_z=own.log_z.cpu().numpy(),
-        top_tokens=own.top_tokens[:, :top].cpu().numpy().astype(np.int32),
-        top_log_probs=own.top_log_probs[:, :top].cpu().numpy(),
+        top_tokens=own.first.tokens[:, :top].cpu().numpy().astype(np.int32),
+        top_log_probs=own.first.log_probs[:, :top].cpu().numpy(),
         log_word_start=own.log_word_start.cpu().numpy(),
         beams=beams,
     )

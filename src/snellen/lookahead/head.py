@@ -9,11 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from snellen.errors import Refused
 from snellen.lookahead.engine import Body
+
+
+@dataclass(frozen=True, kw_only=True)
+class First:
+    """The most probable next tokens of n rows, best first; −1 and −inf where the vocabulary holds no more."""
+
+    tokens: Int[Tensor, "rows top"]
+    log_probs: Float[Tensor, "rows top"]
+
+    @classmethod
+    def padded(cls, tokens: Tensor, log_probs: Tensor, count: int) -> First:
+        short = count - tokens.shape[-1]
+        log_probs = F.pad(log_probs, (0, short), value=-torch.inf)
+        tokens = F.pad(tokens, (0, short), value=-1).masked_fill(log_probs == -torch.inf, -1)
+        return cls(tokens=tokens, log_probs=log_probs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +40,12 @@ class Naive:
     rank: Int[Tensor, "rows"]  # number of tokens strictly more probable than the target
     entropy: Float[Tensor, "rows"]
     log_z: Float[Tensor, "rows temperatures"]  # log Σ_v p(v)^τ
-    top_tokens: Int[Tensor, "rows top"]  # −1 where the vocabulary is smaller
-    top_log_probs: Float[Tensor, "rows top"]
+    first: First
     log_word_start: Float[Tensor, "rows"]  # log Σ p(v) over the v that begin a word
 
 
 # Beyond this a processor gains nothing from more rows at once and loses by touching fresh memory.
-_MOST_ROWS = {"cpu": 256}
+_MOST_ROWS = {"cpu": 512}
 
 
 def rows_per_block(body: Body, budget: int) -> int:
@@ -46,11 +61,32 @@ def top_next(
     values, ids = [], []
     for start in range(0, len(hidden), block):
         logits = _logits(body, hidden[start : start + block])
-        best, index = logits.topk(min(count, logits.shape[-1]), dim=-1)
+        best, index = _top(logits, min(count, logits.shape[-1]))
         lse = _log_sum_exp_in_place(logits)
         values.append(best - lse[:, None])
         ids.append(index)
     return torch.cat(values), torch.cat(ids)
+
+
+def first_tokens(
+    body: Body,
+    hidden: Float[Tensor, "rows model"],
+    targets: Int[Tensor, "rows"],
+    *,
+    count: int,
+    block: int,
+) -> tuple[First, Float[Tensor, "rows"]]:
+    """The `count` most probable next tokens of each row, and log p(target), NaN for a target of −1."""
+    parts: list[tuple[Tensor, ...]] = []
+    for start in range(0, len(hidden), block):
+        logits = _logits(body, hidden[start : start + block])
+        target = targets[start : start + block]
+        real = logits.gather(-1, target.clamp_min(0)[:, None])[:, 0]
+        best, index = _top(logits, min(count, logits.shape[-1]))
+        lse = _log_sum_exp_in_place(logits)
+        parts.append((index, best - lse[:, None], (real - lse).masked_fill(target < 0, torch.nan)))
+    tokens, log_probs, real = (torch.cat(column) for column in zip(*parts, strict=True))
+    return First.padded(tokens, log_probs, count), real
 
 
 def naive(
@@ -60,52 +96,33 @@ def naive(
     *,
     count: int,
     block: int,
-    temperatures: Sequence[float] = (1.0,),
+    temperatures: Sequence[float],
     starts_word: Bool[Tensor, "vocab"] | None = None,
 ) -> Naive:
-    """Everything that is kept of the naive prediction of `targets`; a target of −1 stands for none (NaN, −1)."""
+    """Everything that is kept of the naive prediction of `targets`."""
     parts: list[tuple[Tensor, ...]] = []
     block = max(1, block // 2)  # twice as many copies of the logits are held here as in a search
     for start in range(0, len(hidden), block):
         log_p = _logits(body, hidden[start : start + block])
         log_p -= log_p.logsumexp(-1, keepdim=True)
-        target = targets[start : start + block]
-        real = log_p.gather(-1, target.clamp_min(0)[:, None])
+        real = log_p.gather(-1, targets[start : start + block, None])
         rank = (log_p > real).sum(-1)
         best, index = log_p.topk(min(count, log_p.shape[-1]), dim=-1)
         begins = log_p.new_full((len(log_p),), torch.nan)
         if starts_word is not None:
             begins = log_p[:, starts_word.nonzero()[:, 0]].logsumexp(-1)
-        # −inf · 0: a token that a model forbids (log p = −inf) adds nothing to the entropy.
+        # A token that a model forbids (log p = −inf) adds nothing to the entropy.
         entropy = torch.special.entr(log_p.exp()).sum(-1)
         scaled = torch.empty_like(log_p)
         log_z = torch.stack([torch.mul(log_p, tau, out=scaled).logsumexp(-1) for tau in temperatures], dim=-1)
-        missing = target < 0
-        parts.append(
-            (
-                real[:, 0].masked_fill(missing, torch.nan),
-                rank.masked_fill(missing, -1),
-                entropy,
-                log_z,
-                index,
-                best,
-                begins,
-            )
-        )
-    log_prob, rank, entropy, log_z, top_tokens, top_log_probs, begins = (
-        torch.cat(column) for column in zip(*parts, strict=True)
-    )
-    short = count - top_tokens.shape[-1]
-    if short > 0:
-        top_tokens = torch.nn.functional.pad(top_tokens, (0, short), value=-1)
-        top_log_probs = torch.nn.functional.pad(top_log_probs, (0, short), value=-torch.inf)
+        parts.append((real[:, 0], rank, entropy, log_z, index, best, begins))
+    log_prob, rank, entropy, log_z, index, best, begins = (torch.cat(column) for column in zip(*parts, strict=True))
     return Naive(
         log_prob=log_prob,
         rank=rank,
         entropy=entropy,
         log_z=log_z,
-        top_tokens=top_tokens.masked_fill(top_log_probs == -torch.inf, -1),
-        top_log_probs=top_log_probs,
+        first=First.padded(index, best, count),
         log_word_start=begins,
     )
 
@@ -115,6 +132,26 @@ def _logits(body: Body, hidden: Tensor) -> Tensor:
     if not bool(torch.isfinite(logits.amax(-1)).all()):  # the largest of a row is NaN if any is
         raise Refused("the model's logits contain NaN or infinity: no prediction can be read from them")
     return logits
+
+
+# Vocabulary entries whose largest is compared first: of the best k entries each lies in one of the best k chunks.
+_CHUNK = 64
+
+
+def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`logits.topk(count)`, faster for few of many: only chunks that can hold one of the best are searched."""
+    rows, vocabulary = logits.shape
+    chunks = vocabulary // _CHUNK
+    if chunks < 8 * count:
+        return logits.topk(count, dim=-1)
+    whole = logits[:, : chunks * _CHUNK].view(rows, chunks, _CHUNK)
+    best = whole.amax(-1).topk(count, dim=-1, sorted=False).indices
+    candidates = whole.gather(1, best[..., None].expand(-1, -1, _CHUNK)).flatten(1)
+    ids = (best[..., None] * _CHUNK + torch.arange(_CHUNK, device=logits.device)).flatten(1)
+    rest = torch.arange(chunks * _CHUNK, vocabulary, device=logits.device)
+    candidates = torch.cat([candidates, logits[:, chunks * _CHUNK :]], dim=1)
+    values, place = candidates.topk(count, dim=-1)
+    return values, torch.cat([ids, rest.expand(rows, -1)], dim=1).gather(1, place)
 
 
 def _log_sum_exp_in_place(logits: Tensor) -> Tensor:

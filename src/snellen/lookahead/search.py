@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snellen.errors import InputError
 from snellen.lookahead.engine import Engine
-from snellen.lookahead.head import Naive, rows_per_block, top_next
+from snellen.lookahead.head import First, rows_per_block, top_next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Level:
     next_log_probs: Float[Tensor, "pos width top"]
 
     @classmethod
-    def of_text(cls, text: Tensor, own: Naive, rows: slice, first: int, width: int) -> Level:
+    def of_text(cls, text: Tensor, own: First, rows: slice, first: int, width: int) -> Level:
         """Depth 0: at each position the one branch that is the text up to it."""
         place = torch.arange(first, first + rows.stop - rows.start, device=text.device)[:, None]
         # Log-probabilities are added up in float64, which MPS does not have.
@@ -54,8 +54,8 @@ class Level:
             parents=place - 1,
             tokens=text[place],
             total=torch.zeros(place.shape, dtype=exact, device=text.device),
-            next_tokens=own.top_tokens[rows, None, :width],
-            next_log_probs=own.top_log_probs[rows, None, :width],
+            next_tokens=own.tokens[rows, None, :width],
+            next_log_probs=own.log_probs[rows, None, :width],
         )
 
     def best(self, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -90,7 +90,7 @@ class Level:
 def search(
     engine: Engine,
     text: Int[Tensor, "length"],
-    own: Naive,
+    own: First,
     where: slice,
     *,
     widths: Sequence[int],
@@ -98,7 +98,7 @@ def search(
     budget: int,
     progress: Callable[[float], None] = lambda share: None,
 ) -> dict[int, Steps]:
-    """Beam search of each width from the positions `where`; row i of `own` belongs to the i-th of them.
+    """Beam search of each width from the positions `where`; row i of `own` holds the first tokens of the i-th of them.
 
     `engine` has read the text. `progress` is told the share that is done after each depth.
     """
