@@ -231,6 +231,8 @@ def table(rows: list[dict[str, object]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the acceptance case alone")
+    parser.add_argument("--shape", choices=SHAPES, help="one model shape alone")
+    parser.add_argument("--length", type=int, choices=LENGTHS, help="one length alone")
     parser.add_argument("--samples", type=int, default=8, help="positions timed for one-by-one generate")
     parser.add_argument("--write", type=Path, help="replace the table of this Markdown file, between its markers")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
@@ -240,7 +242,9 @@ def main() -> None:
         shape, *numbers = arguments.peak
         measure_peak(shape, *map(int, numbers))
         return
-    cases = [(s, t, w, d) for s in SHAPES for t in LENGTHS for w, d in SEARCHES]
+    shapes = [arguments.shape] if arguments.shape else SHAPES
+    lengths = [arguments.length] if arguments.length else LENGTHS
+    cases = [(s, t, w, d) for s in shapes for t in lengths for w, d in SEARCHES]
     if arguments.quick:
         cases = [("GPT-2 124M", 256, 4, 4)]
     rows = []
