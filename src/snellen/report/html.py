@@ -68,7 +68,7 @@ def _story(evidence: Evidence) -> dict[str, Any]:
     full = figures.widest(evidence.arms)
     sizes = sorted({(row["width"], row["horizon"]) for row in evidence.arms}, reverse=True)
     return {
-        "model": _named(evidence.part("identity"), ("name", "source", "model"), "unnamed model"),
+        "model": _model(evidence.part("identity")),
         "text": _text_name(evidence),
         "summary": _summary(evidence),
         "gain": evidence.gain,
@@ -129,6 +129,12 @@ def _also(evidence: Evidence) -> list[tuple[str, str, str]]:
         for name, entry in evidence.gain.details.items()
         if isinstance(entry, Mapping) and {"value", "low", "high"} <= entry.keys()
     ]
+
+
+def _model(identity: Mapping[str, Any]) -> str:
+    """What the report is called: a folder or a file by its own name (the whole path stands under *Identity*)."""
+    source = _named(identity, ("name", "source", "model"), "unnamed model")
+    return Path(source).name if identity.get("kind") in ("folder", "gguf") else source
 
 
 def _named(part: Mapping[str, Any], keys: Sequence[str], otherwise: str) -> str:
