@@ -185,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 0: done; 2: input or settings wrong, or refused; 130: interrupted."""
     global _console
     _console = None
+    # Threads that wait by spinning made an exam seven times slower beside one other busy process, and 9 % faster alone.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app(arguments, exit_on_error=False, print_error=False)
     except (InputError, Refused, CycloptsError) as error:
