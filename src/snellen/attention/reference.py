@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -40,11 +40,3 @@ def branch_attention(
         sink = 0.0 if sinks is None else torch.exp(sinks[head].double() - scores.max())
         out.append(weights @ values[kv] / (weights.sum() + sink))
     return torch.stack(out)
-
-
-def ancestors(parents: Int[Tensor, "depth width"], slot: int) -> list[int]:
-    """The slots, from depth 1 on, of the chain that ends in `slot` after the last of `parents`."""
-    chain = [slot]
-    for depth in range(parents.shape[0] - 1, 0, -1):
-        chain.append(int(parents[depth, chain[-1]]))
-    return chain[::-1]
