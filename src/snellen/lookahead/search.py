@@ -19,6 +19,9 @@ from snellen.errors import InputError
 from snellen.lookahead.engine import Engine
 from snellen.lookahead.head import First, rows_per_block, top_next
 
+# Nats by which a log-probability may come out above zero, and sums of them in another order.
+_ROUNDING = 1e-3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
@@ -145,6 +148,11 @@ def _grow(
         which = which[..., None].expand(*which.shape, top)
         next_tokens = torch.where(found[..., None], known.next_tokens[..., :top].gather(1, which), next_tokens)
         next_log_probs = torch.where(found[..., None], known.next_log_probs[..., :top].gather(1, which), next_log_probs)
+    # A continuation is no more probable than its branch, so a branch below the worst of as many known continuations as
+    # are kept cannot have one among them: it is not run, and not to be found by others.
+    bar = (total[..., None] + next_log_probs).flatten(1).topk(tokens.shape[1], dim=-1).values[:, -1:]
+    hopeless = (shared < 0) & (total < bar - _ROUNDING)
+    shared = shared.masked_fill(hopeless, 0)
     hidden, nodes = engine.step(tokens.clamp_min(0).T, rows.T, shared.T)
     if len(hidden) > 0:
         best, ids = top_next(engine.body, hidden, count=top, block=rows_per_block(engine.body, budget))
@@ -155,7 +163,7 @@ def _grow(
     return Level(
         nodes=nodes.T,
         parents=parents,
-        tokens=tokens,
+        tokens=tokens.masked_fill(hopeless, -1),
         total=total,
         next_tokens=next_tokens,
         next_log_probs=next_log_probs,
