@@ -8,7 +8,7 @@ import pytest
 from snellen.lookahead import mixing
 from snellen.measures.lookahead_gain import apply
 from snellen.measures.lookahead_gain.arms import Survivors, most_probable, placebo, without_factor
-from snellen.measures.lookahead_gain.curves import Problem
+from snellen.measures.lookahead_gain.curves import Problem, shared
 from snellen.measures.lookahead_gain.fit import build, contenders
 from snellen.measures.lookahead_gain.rows import check, rows_of
 from snellen.measures.lookahead_gain.selection import Setting, finish, select
@@ -75,14 +75,14 @@ def slow_mix(rows, arm, i, t, a, weight, kind):
 
 @pytest.mark.parametrize("name", ["lookahead", "same candidates", "placebo", "horizon 1"])
 def test_tables_are_the_sums_of_the_mixes(rows, arms, name):
-    table = build(rows, arms[name], len(rows.tau))
+    table = build(rows, arms[name])
     linear, geometric = np.zeros_like(table.linear), np.zeros_like(table.geometric)
     keep = np.arange(0, len(rows.log_prob), 5)
     some = replace(
         rows, log_prob=rows.log_prob[keep], log_z=rows.log_z[keep], unit=rows.unit[keep], gate=rows.gate[keep]
     )
     mask = np.isin(np.arange(len(rows.log_prob)), keep)
-    table = build(some, arms[name].rows(mask), len(rows.tau))
+    table = build(some, arms[name].rows(mask))
     for i in keep:
         for t in range(len(rows.tau)):
             for a in range(len(ALPHAS)):
@@ -145,7 +145,7 @@ def slow_fit(rows, base, table, counts, alphas):
 @pytest.mark.parametrize("name", ["lookahead", "same candidates", "placebo"])
 @pytest.mark.parametrize("alphas", [[0, 1, 2], [1], [2]])
 def test_cross_fitting_is_that_of_the_loops(rows, arms, name, alphas):
-    table, base = build(rows, arms[name], len(rows.tau)), rows.base()
+    table, base = build(rows, arms[name]), rows.base()
     fold = statistics.folds(rows.units, parts=4, seed=0)
     drawn = statistics.resamples(rows.units, number=100, level=0.95, seed=0).counts
     counts = np.concatenate([np.ones((rows.units, 1)), drawn[:, :4]], axis=1)
@@ -182,7 +182,7 @@ def test_leaving_out_hopeless_exponents_changes_nothing():
     counts = statistics.resamples(rows.units, number=200, level=0.95, seed=0).counts
     subsets = [np.arange(len(ALPHAS)), *(np.array([a]) for a in range(len(ALPHAS)))]
     for arm in (lookahead, without_factor(lookahead), most_probable(wide, 4, ALPHAS)):
-        table, base = build(rows, arm, len(rows.tau)), rows.base()
+        table, base = build(rows, arm), rows.base()
         kept = contenders(rows, base, table, subsets, np.array([0]))
         assert len(kept) < len(taus) - 1
         every = select(rows, base, table, counts, fold, subsets)
@@ -192,9 +192,141 @@ def test_leaving_out_hopeless_exponents_changes_nothing():
             np.testing.assert_allclose(other.held, one.held, rtol=1e-12)
 
 
+@pytest.fixture(scope="module")
+def built(scored, rows):
+    """Rows whose bases include three sharpened ones, and the settings of these."""
+    near = [most_probable(scored, width, ALPHAS) for width in (2, 4)]
+    settings = [
+        Setting(kind="linear", tau=1, alpha=1, weights=np.full(rows.gates, 0.6), choice=1),
+        Setting(kind="geometric", tau=0, alpha=1, weights=np.full(rows.gates, 0.3), choice=0),
+        Setting(kind="gated", tau=2, alpha=0, weights=np.linspace(0, 0.8, rows.gates), choice=1),
+    ]
+    bases = tuple(apply.sharpened(rows, near, setting) for setting in settings)
+    return replace(rows, sharpened=bases), near, settings
+
+
+def test_a_sharpened_base_is_the_mix_of_horizon_one(scored, built):
+    rows, near, settings = built
+    everything = np.arange(len(scored))
+    fold = np.zeros(rows.units, dtype=np.int8)
+    for i, (one, setting) in enumerate(zip(rows.sharpened, settings, strict=True)):
+        base = len(rows.tau) + i
+        np.testing.assert_allclose(rows.log_base(everything)[base], apply.log_probs(rows, near, [setting], fold))
+        candidates = near[setting.choice]
+        for row in range(0, len(scored), 41):
+            weight = setting.weights[rows.gate[row]]
+            kind = "geometric" if setting.kind == "geometric" else "linear"
+            tempered = rows.tau[setting.tau] * rows.log_prob[row] - rows.log_z[row, setting.tau]
+            slow = slow_mix(rows, candidates, row, setting.tau, setting.alpha, weight, kind)
+            assert one.real[row] == pytest.approx(tempered + slow)
+        known = scored.top_tokens >= 0
+        log_p = np.where(known, scored.top_log_probs, 0.0).astype(float)
+        at = rows.log_base_at(base, everything, scored.top_tokens, log_p)
+        hit = scored.top_tokens == scored.token[:, None]
+        some = hit.any(axis=1)
+        np.testing.assert_allclose(at[hit], one.real[some], atol=1e-6)  # log p is a float32 in one, exact in the other
+        beyond = rows.log_base_beyond(base, everything, log_p[:, -1])
+        assert (at[:, -1] <= beyond + 1e-9).all()
+    assert list(rows.cost) == [0, 1, 1, 4, 3, 3 + np.count_nonzero(settings[2].weights)]
+
+
+def test_a_sharpened_base_is_a_distribution(rows):
+    everything = exact.score(flattened, exact.sample(AUTHOR, [30] * 22, 4), memory=4, widths=(6,), horizon=2, top=14,
+                             taus=TAUS)  # fmt: skip
+    assert (everything.top_tokens >= 0).all()
+    all_ = rows_of(everything, statistics.units(everything.document), ALPHAS, WEIGHTS)
+    near = [most_probable(everything, 4, ALPHAS)]
+    for kind in ("linear", "geometric", "gated"):
+        setting = Setting(kind=kind, tau=2, alpha=1, weights=np.full(all_.gates, 0.45))
+        base = apply.sharpened(all_, near, setting)
+        at = base.at(np.arange(len(everything)), everything.top_tokens, everything.top_log_probs.astype(float))
+        np.testing.assert_allclose(np.exp(at).sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lookahead", "placebo"])
+def test_mixes_into_a_sharpened_base(scored, built, arms, name):
+    rows, _, _ = built
+    arm = arms[name]
+    only = np.flatnonzero(arm.hit >= 0)[5]
+    mask = np.arange(len(scored)) == only
+    one = replace(
+        rows, log_prob=rows.log_prob[mask], log_z=rows.log_z[mask], unit=rows.unit[mask], gate=rows.gate[mask],
+        sharpened=tuple(
+            replace(
+                s, log_z=s.log_z[mask], tokens=s.tokens[mask], over=s.over[mask], rest=s.rest[mask], real=s.real[mask]
+            )
+            for s in rows.sharpened
+        ),
+    )  # fmt: skip
+    table = build(one, arm.rows(mask))
+    hit, first = arm.hit[only], arm.first[only]
+    for b in range(len(rows.tau), len(rows.tau) + 3):
+        at = rows.log_base_at(b, np.array([only]), arm.tokens[only : only + 1], first[None])[0]
+        for a, alpha in enumerate(ALPHAS):
+            inside = arm.factors[a, only] > -np.inf
+            log_q = mixing.log_power(first[None], arm.factors[a, only][None], alpha)[0]
+            for w, weight in enumerate(WEIGHTS):
+                linear = np.log((1 - weight) * np.exp(at[hit]) + weight * np.exp(log_q[hit])) - at[hit]
+                assert table.linear[b, a, w].sum() == pytest.approx(linear, abs=1e-5)
+                if np.isfinite(alpha):
+                    parts = np.exp((1 - weight) * at[inside] + weight * log_q[inside])
+                    mixed = np.exp((1 - weight) * at[hit] + weight * log_q[hit]) / parts.sum()
+                    geometric = np.log(mixed * np.exp(at[inside]).sum()) - at[hit]
+                    assert table.geometric[b, a, w].sum() == pytest.approx(geometric, abs=1e-5)
+
+
+def test_no_fold_is_judged_with_a_base_that_has_seen_it(scored, rows):
+    units = statistics.units(scored.document)
+    fold = statistics.folds(units.count, parts=5, seed=0)
+    drawn = statistics.resamples(units.count, number=100, level=0.95, seed=0)
+    problem = Problem.of(scored, rows, fold, drawn, tempered_base=True, seed=0)
+    weights = [np.full(rows.gates, w) for w in (0.1, 0.6, 0.6, 0.1, 0.6)]
+    settings = [Setting(kind="linear", tau=0, alpha=0, weights=w) for w in weights]
+    settings[4] = replace(settings[4], kind="none")
+    nested = problem._with_sharpened(replace(problem.temperature, settings=tuple(settings)))
+    taus = len(nested.rows.tau)
+    assert len(nested.rows.sharpened) == 2
+    assert nested.allowed[:, taus:].tolist() == [
+        [True, False], [False, True], [False, True], [True, False], [False, False],
+    ]  # fmt: skip
+    arm = without_factor(Survivors.of(scored.beams[6], scored).lookahead(2, ALPHAS))
+    base = nested.rows.base()
+    base[taus:] += 50.0  # were they allowed, they would be taken
+    picked = select(
+        nested.rows, base, build(nested.rows, arm), nested.counts, fold, [np.arange(len(ALPHAS))],
+        allowed=nested.allowed,
+    )[0]  # fmt: skip
+    assert {int(t) for t in np.unique(picked.base_tau[0])} == {taus}
+    assert {int(t) for t in np.unique(picked.base_tau[1])} == {taus + 1}
+    assert (picked.base_tau[4] < taus).all()
+    assert (picked.tau[4] < taus).all()
+
+
+def test_without_a_mix_an_arm_is_the_best_control(scored, rows):
+    """An arm that never hits, where `temperature` wins: equal to it in every fold of every resample."""
+    taus = replace(rows, tau=np.array([1.0, 0.5]), log_z=rows.log_z[:, [0, 1]])
+    units = statistics.units(scored.document)
+    fold = statistics.folds(units.count, parts=5, seed=0)
+    drawn = statistics.resamples(units.count, number=100, level=0.95, seed=0)
+    problem = Problem.of(scored, taus, fold, drawn, tempered_base=True, seed=0)
+    _, common = shared(problem)
+    worse = replace(common["horizon 1"], by_fold=common["temperature"].by_fold - 1)
+    built = problem.on_top_of({**common, "horizon 1": worse})
+    nothing = most_probable(scored, 1, ALPHAS)  # all of q on the best token: at these weights never worth it
+    arm = replace(nothing, hit=np.full_like(nothing.hit, -1))
+    fit = built.fits([arm])[0]
+    assert {setting.kind for setting in fit.settings} == {"none"}
+    np.testing.assert_array_equal(fit.by_fold, common["temperature"].by_fold)
+    np.testing.assert_allclose(
+        sum(apply.log_probs(built.rows, [arm], fit.settings, fold)),
+        scored.log_prob.sum(dtype=float) + fit.held[0],
+        rtol=1e-6,
+    )
+
+
 def test_blocks_change_nothing_but_rounding(rows, arms):
-    whole = build(rows, arms["lookahead"], len(rows.tau))
-    small = build(replace(rows, block=17), arms["lookahead"], len(rows.tau))
+    whole = build(rows, arms["lookahead"])
+    small = build(replace(rows, block=17), arms["lookahead"])
     np.testing.assert_allclose(small.linear, whole.linear, atol=1e-9)
     np.testing.assert_allclose(small.geometric, whole.geometric, atol=1e-9)
 

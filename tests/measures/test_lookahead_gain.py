@@ -89,9 +89,14 @@ def test_a_planning_author_gains_where_the_horizon_reaches_the_verdict(decided):
             assert row["low"] <= row["value"] <= row["high"]
             assert per_decision * row["over_same_candidates"]["low"] > 0.3
         elif row["horizon"] == 2:
-            assert per_decision * row["high"] < 0.03
+            # cutting to the decisions is worth .09 nats here (`horizon 1`), and the mixes build on that
+            assert row["best_control"] == "horizon 1"
+            assert -0.03 < per_decision * row["low"] <= per_decision * row["high"] < 0.03
             assert abs(per_decision * row["over_same_candidates"]["value"]) < 0.03
+        else:
+            assert per_decision * row["low"] > 0.05
         if row["horizon"] > 1:
+            assert per_decision * row["placebo"]["low"] > -0.03
             assert per_decision * row["placebo"]["high"] < 0.03
     assert result.finding.verdict == FOUND
     splits = {(r["split"], r["group"]): r for r in result.tables["splits"].to_pylist()}

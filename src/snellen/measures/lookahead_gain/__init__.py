@@ -72,7 +72,7 @@ class LookaheadGain(Measure):
         judged = take(text, np.flatnonzero(possible))
         where = _where(text, possible, self.memorised_run)
         problem, kind = self._problem(judged, seed)
-        common = shared(problem)
+        problem, common = shared(problem)
         points: list[Point] = []
         survivors = None
         for width in sorted(judged.beams):
@@ -164,7 +164,8 @@ class LookaheadGain(Measure):
         tempered = self.base == "tempered"
         smaller = Problem.of(scored, fine, problem.fold, problem.resamples, tempered_base=tempered, seed=problem.seed)
         survivors = Survivors.of(scored.beams[full.width], scored)
-        again = point(smaller, shared(smaller), survivors, full.width, full.horizon, each_alpha=False)
+        smaller, common = shared(smaller)
+        again = point(smaller, common, survivors, full.width, full.horizon, each_alpha=False)
         gain = smaller.estimate(again.gain())
         out |= {"value": gain.value, "low": gain.low, "high": gain.high}
         return out | {"reason": None if gain.low is not None else "too many resamples are undefined"}

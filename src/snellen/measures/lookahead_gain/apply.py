@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from snellen.lookahead import mixing
 from snellen.measures.lookahead_gain.arms import Candidates
-from snellen.measures.lookahead_gain.fit import Rows
+from snellen.measures.lookahead_gain.fit import Rows, Sharpened
 from snellen.measures.lookahead_gain.selection import Setting
 
 Floats = NDArray[np.float64]
@@ -25,7 +25,7 @@ def log_probs(rows: Rows, arm: Sequence[Candidates], settings: Sequence[Setting]
     out = np.empty(len(rows.log_prob))
     for k, setting in enumerate(settings):
         mine = fold[rows.unit] == k
-        base = rows.tau[setting.tau] * rows.log_prob[mine] - rows.log_z[mine, setting.tau]
+        base = rows.log_base(mine)[setting.tau]
         if setting.kind == "none":
             out[mine] = base
             continue
@@ -48,17 +48,17 @@ def most_probable(
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The ten most probable tokens of the mix and their probabilities, [n, 10]; −1 and 0 where not known for sure.
 
-    Known are the naive top tokens and the candidates; any other token has less than (1−w) times the base of the last
-    naive top token, so entries below that are left out.
+    Known are the naive top tokens and the candidates; any other token has at most (1−w) times what the base would give
+    the last naive top token without sharpening it, so entries below that are left out.
     """
     n = len(rows.log_prob)
     tokens, probs = np.full((n, SHOWN), -1, dtype=np.int32), np.zeros((n, SHOWN), dtype=np.float32)
     for k, setting in enumerate(settings):
         mine = fold[rows.unit] == k
-        log_z = rows.log_z[mine, setting.tau][:, None]
         known, some = top_tokens[mine], top_tokens[mine] >= 0
-        base = np.where(some, rows.tau[setting.tau] * np.where(some, top_log_probs[mine], 0.0) - log_z, -np.inf)
-        last = np.where(some.all(axis=1), base[:, -1], -np.inf)
+        log_p = np.where(some, top_log_probs[mine], 0.0)
+        base = np.where(some, rows.log_base_at(setting.tau, mine, known, log_p), -np.inf)
+        last = np.where(some.all(axis=1), rows.log_base_beyond(setting.tau, mine, log_p[:, -1]), -np.inf)
         if setting.kind != "none":
             candidates = arm[setting.choice].rows(mine)
             over = _over_candidates(rows, mine, candidates, setting)
@@ -78,6 +78,22 @@ def most_probable(
     return tokens, probs
 
 
+def sharpened(rows: Rows, arm: Sequence[Candidates], setting: Setting) -> Sharpened:
+    """One fit of `horizon 1` as a base: its mix at every row. `rows` holds no sharpened base itself."""
+    everywhere = np.ones(len(rows.log_prob), dtype=bool)
+    candidates, weight = arm[setting.choice], _weight(rows, everywhere, setting)
+    open_ = 1 if setting.kind != "gated" else int((setting.weights > 0).sum())
+    return Sharpened(
+        tau=float(rows.tau[setting.tau]),
+        log_z=rows.log_z[:, setting.tau],
+        tokens=candidates.tokens,
+        over=_over_candidates(rows, everywhere, candidates, setting),
+        rest=np.zeros_like(weight) if setting.kind == "geometric" else np.log1p(-weight),
+        real=log_probs(rows, arm, [setting], np.zeros(rows.units, dtype=np.int8)),
+        cost=float(rows.tau[setting.tau] != 1) + 1.0 + open_ + (len(arm) > 1),
+    )
+
+
 def _weight(rows: Rows, mine: Bools, setting: Setting) -> Floats:
     return setting.weights[rows.gate[mine]]
 
@@ -88,7 +104,7 @@ def _over_candidates(rows: Rows, mine: Bools, candidates: Candidates, setting: S
     inside = factor > -np.inf
     log_q = mixing.log_power(candidates.first, factor, rows.alphas[setting.alpha])
     first = np.where(inside, candidates.first, 0.0)
-    base = np.where(inside, rows.tau[setting.tau] * first - rows.log_z[mine, setting.tau][:, None], -np.inf)
+    base = np.where(inside, rows.log_base_at(setting.tau, mine, candidates.tokens, first), -np.inf)
     weight = _weight(rows, mine, setting)
     if setting.kind == "geometric":
         return mixing.geometric(base, log_q, weight)

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.measures.base import Scored
+from snellen.measures.lookahead_gain import apply
 from snellen.measures.lookahead_gain.arms import Candidates, Survivors, most_probable, placebo, without_factor
 from snellen.measures.lookahead_gain.fit import Rows, build, contenders
-from snellen.measures.lookahead_gain.selection import Fit, finish, select, tempered
+from snellen.measures.lookahead_gain.selection import Fallback, Fit, Setting, finish, select, tempered
 from snellen.results.statistics import Resamples
 
 Floats = NDArray[np.float64]
@@ -43,6 +44,9 @@ class Problem:
     temperature: Fit
     always: NDArray[np.int64]  # those of `rows.tau` that the temperature arm picks: the bases that a mix falls back to
     seed: int
+    nested: bool  # may the mixes build on what `horizon 1` is
+    allowed: NDArray[np.bool_] | None = None  # [folds, bases], see `selection.select`
+    fallback: Fallback | None = None
 
     @classmethod
     def of(
@@ -60,8 +64,44 @@ class Problem:
         rows = replace(fine, tau=fine.tau[kept], log_z=fine.log_z[:, kept])
         return cls(
             scored=scored, fine=fine, rows=rows, fold=fold, counts=counts, resamples=resamples,
-            temperature=temperature, always=always, seed=seed,
+            temperature=temperature, always=always, seed=seed, nested=tempered_base,
         )  # fmt: skip
+
+    def on_top_of(self, fits: Mapping[str, Fit]) -> Problem:
+        """The problem whose arms build on the best of these controls (on the whole text), and become it without a mix.
+
+        So an arm that has nothing to add is equal to that control, and one that has something adds it to the best.
+        """
+        best = max(fits, key=lambda name: float(fits[name].held[0]))
+        problem = self._with_sharpened(fits[best]) if best == "horizon 1" else self
+        bases = []
+        for k, setting in enumerate(fits[best].settings):
+            if best == "temperature":
+                bases.append(int(np.flatnonzero(self.rows.tau == self.fine.tau[setting.tau])[0]))
+            elif setting.kind == "none":
+                bases.append(setting.tau)
+            else:
+                assert problem.allowed is not None
+                bases.append(int(np.flatnonzero(problem.allowed[k])[-1]))
+        return replace(problem, fallback=Fallback(by_fold=fits[best].by_fold, bases=np.asarray(bases)))
+
+    def _with_sharpened(self, fit: Fit) -> Problem:
+        """The problem whose bases include what `horizon 1` is: in each fold the mix that was fitted without it."""
+        arm, found, users = horizon_one(self), list[Setting](), list[list[int]]()
+        for k, setting in enumerate(fit.settings):
+            if setting.kind == "none":
+                continue
+            same = [i for i, other in enumerate(found) if _equal(setting, other)]
+            if same:
+                users[same[0]].append(k)
+            else:
+                found.append(setting)
+                users.append([k])
+        allowed = np.ones((len(fit.settings), len(self.rows.tau) + len(found)), dtype=bool)
+        for i, folds in enumerate(users):
+            allowed[:, len(self.rows.tau) + i] = np.isin(np.arange(len(fit.settings)), folds)
+        bases = tuple(apply.sharpened(self.rows, arm, setting) for setting in found)
+        return replace(self, rows=replace(self.rows, sharpened=bases), allowed=allowed)
 
     @property
     def tokens(self) -> Floats:
@@ -84,17 +124,26 @@ class Problem:
         nowhere, once = np.full(self.rows.units, -1), self.counts[:, :1]
         judged, whole = [], []
         for one in arm:
-            table = build(self.rows, one, len(base))
+            table = build(self.rows, one)
             taus = contenders(self.rows, base, table, chosen, self.always)
-            judged.append(select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus))
+            judged.append(
+                select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus, allowed=self.allowed)
+            )
             whole.append(select(self.rows, base, table, once, nowhere, chosen, taus=taus))
         return [
             replace(
-                finish([alternative[i] for alternative in judged]),
+                finish([alternative[i] for alternative in judged], self.fallback),
                 whole=finish([alternative[i] for alternative in whole]).settings[0],
             )
             for i in range(len(subsets))
         ]
+
+
+def _equal(one: Setting, other: Setting) -> bool:
+    plain = ("kind", "tau", "alpha", "choice")
+    return all(getattr(one, name) == getattr(other, name) for name in plain) and bool(
+        (one.weights == other.weights).all()
+    )
 
 
 def _exponents(fine: Rows, picked: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -162,14 +211,18 @@ class Point:
         return self.fits[name or self.judged].held - self.control
 
 
-def shared(problem: Problem) -> dict[str, Fit]:
-    """The arms that depend on neither width nor horizon."""
+def shared(problem: Problem) -> tuple[Problem, dict[str, Fit]]:
+    """The arms that depend on neither width nor horizon, and the problem in which the others can build on them."""
     temperature = problem.temperature
     bare = replace(temperature.settings[0], tau=0)
     naive = replace(
-        temperature, held=np.zeros(problem.counts.shape[1]), settings=(bare,) * len(temperature.settings), whole=bare
+        temperature,
+        by_fold=np.zeros_like(temperature.by_fold),
+        settings=(bare,) * len(temperature.settings),
+        whole=bare,
     )
-    return {"naive": naive, "temperature": temperature, "horizon 1": problem.fits(horizon_one(problem))[0]}
+    fits = {"naive": naive, "temperature": temperature, "horizon 1": problem.fits(horizon_one(problem))[0]}
+    return (problem.on_top_of(fits) if problem.nested else problem), fits
 
 
 def point(

@@ -3,11 +3,11 @@
 For each resample of units and each fold: sum the calibration units, take the best setting, return the sum over the
 fold's own units. No optimiser and no starting point, and the same rule for every arm:
 
-- the best calibration log-likelihood less one nat a free parameter (AIC): τ ≠ 1, α, each non-zero weight, and the
-  width of `horizon 1`;
+- the best calibration log-likelihood less one nat a free parameter (AIC): τ ≠ 1, α, each non-zero weight, the width
+  of `horizon 1`, and all that a sharpened base has of these;
 - a gated weight is 0 in a bin unless its calibration gain there exceeds one standard error over units;
-- the whole mix is dropped (the arm becomes its base at the base's best τ) unless its calibration gain over that base
-  exceeds the penalty and one standard error over units.
+- the whole mix is dropped unless its calibration gain over the best base exceeds the penalty and one standard error
+  over units. The arm then becomes that base, or the given `Fallback`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Selection:
 
     score: Floats  # penalised calibration log-likelihood over naive, nats
     base_score: Floats
-    gain: Floats  # calibration gain over the base at its best τ, nats, not penalised
+    gain: Floats  # calibration gain over the best base, nats, not penalised
     error: Floats  # its standard error over units
     held: Floats  # sum over the fold's units, over naive
     base_held: Floats
@@ -48,7 +48,10 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One fitted mix. weights: [gates], equal unless gated, 0 for kind `none` (the base alone)."""
+    """One fitted mix. tau: index of its base among `Rows.tau` and, after these, `Rows.sharpened`.
+
+    weights: [gates], equal unless gated, 0 for kind `none` (the base alone).
+    """
 
     kind: Kind
     tau: int
@@ -61,14 +64,27 @@ class Setting:
 class Fit:
     """An arm fitted and judged: held-out sums over naive, [resamples], and the settings of the first resample by fold.
 
-    taus: which exponents of the base were picked in any fold of any resample; whole: the setting fitted on the whole
-    text, for the record (nothing is judged with it).
+    by_fold: [folds, resamples] the sums of each fold's own units; taus: which bases were picked in any fold of any
+    resample; whole: the setting fitted on the whole text, for the record (nothing is judged with it).
     """
 
-    held: Floats
+    by_fold: Floats
     settings: tuple[Setting, ...]
     taus: Ints
     whole: Setting | None = None
+
+    @property
+    def held(self) -> Floats:
+        total: Floats = self.by_fold.sum(axis=0)
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """What an arm is in a fold where its mix is dropped: [folds, resamples] held-out sums, and the base by fold."""
+
+    by_fold: Floats
+    bases: Ints
 
 
 def select(
@@ -80,6 +96,7 @@ def select(
     subsets: Sequence[NDArray[np.integer]],
     *,
     taus: NDArray[np.integer] | None = None,
+    allowed: NDArray[np.bool_] | None = None,
     block_bytes: int = BLOCK_BYTES,
 ) -> list[Selection]:
     """Fit and judge on every resample, once for each subset of the exponents α.
@@ -87,7 +104,7 @@ def select(
     Parameters
     ----------
     base
-        [taus, units] from `Rows.base`, for the τ of the table.
+        [bases, units] from `Rows.base`.
     counts
         [units, r] how often each unit is in each resample.
     fold
@@ -96,7 +113,9 @@ def select(
     subsets
         Indices into `rows.alphas`, each ascending.
     taus
-        Which exponents of the base to try (`contenders`); all by default.
+        Which bases to try (`contenders`); all by default.
+    allowed
+        [folds, bases] which bases a fold may use: one that was fitted on a fold's own units must not judge them.
     """
     tried: Ints = np.arange(len(base)) if taus is None else taus.astype(np.int64)
     base, table = base[tried], Table(linear=table.linear[tried], geometric=table.geometric[tried])
@@ -119,10 +138,12 @@ def select(
         ]
         total = [sum(parts_[1:], start=parts_[0]) for parts_ in zip(*sums, strict=True)]
         by_fold = []
-        for part, held in zip(parts, sums, strict=False):
+        for k, (part, held) in enumerate(zip(parts, sums, strict=False)):
             calibration = [whole - inside for whole, inside in zip(total, held, strict=True)]
             weights = drawn * ~part[:, None]
-            by_fold.append(_fold(rows, rows.tau[tried], base, table, weights, calibration, held, subsets))
+            usable = np.ones(len(tried), dtype=bool) if allowed is None else allowed[k, tried]
+            cost = np.where(usable, rows.cost[tried], np.inf)
+            by_fold.append(_fold(rows, cost, base, table, weights, calibration, held, subsets))
         blocks.append([_stack([one[i] for one in by_fold]) for i in range(len(subsets))])
     joined = [_join([block[i] for block in blocks]) for i in range(len(subsets))]
     return [replace(one, tau=tried[one.tau], base_tau=tried[one.base_tau]) for one in joined]
@@ -130,7 +151,7 @@ def select(
 
 def _fold(
     rows: Rows,
-    tau_of: Floats,
+    cost: Floats,
     base: Floats,
     table: Table,
     counts: Floats,
@@ -143,8 +164,7 @@ def _fold(
     base_held, linear_held, geometric_held, _ = held
     gates, resamples = linear_sum.shape[3:]
     at = np.arange(resamples)
-    penalty = (tau_of != 1).astype(np.float64)
-    base_score = base_sum - penalty[:, None]  # [taus, r]
+    base_score = base_sum - cost[:, None]  # [bases, r]
     best_tau = base_score.argmax(axis=0)
     gated_all = np.maximum(linear_sum.max(axis=2) - 1.0, 0.0).sum(axis=2)  # [taus, alphas, r]
     tokens = rows.tokens
@@ -223,7 +243,7 @@ def _join(selections: Sequence[Selection]) -> Selection:
     return _stack(selections, axis=1)
 
 
-def finish(alternatives: Sequence[Selection]) -> Fit:
+def finish(alternatives: Sequence[Selection], fallback: Fallback | None = None) -> Fit:
     """Choose among the alternatives of an arm (one nat for that), then drop the mix where it has not earned it."""
     scores = np.stack([s.score for s in alternatives]) - (1.0 if len(alternatives) > 1 else 0.0)
     choice = scores.argmax(axis=0)
@@ -235,8 +255,8 @@ def finish(alternatives: Sequence[Selection]) -> Fit:
 
     score = scores[choice, folds, resamples]
     used = (score > of("base_score")) & (of("gain") > of("error"))
-    held = np.where(used, of("held"), of("base_held")).sum(axis=0)
-    tau = np.where(used, of("tau"), of("base_tau"))
+    by_fold = np.where(used, of("held"), of("base_held") if fallback is None else fallback.by_fold)
+    tau = np.where(used, of("tau"), of("base_tau") if fallback is None else fallback.bases[:, None])
     kind, alpha, weights = of("kind"), of("alpha"), of("weights")
     settings = tuple(
         Setting(
@@ -248,18 +268,17 @@ def finish(alternatives: Sequence[Selection]) -> Fit:
         )
         for k in range(len(choice))
     )
-    return Fit(held=held, settings=settings, taus=np.unique(tau))
+    return Fit(by_fold=by_fold, settings=settings, taus=np.unique(tau))
 
 
 def tempered(rows: Rows, base: Floats, counts: Floats, fold: NDArray[np.integer]) -> Fit:
     """The arm `temperature`: the best τ of the calibration units (one nat for τ ≠ 1)."""
     penalty = (rows.tau[: len(base)] != 1).astype(np.float64)
-    held = np.zeros(counts.shape[1])
-    settings, picked = [], []
+    held, settings, picked = [], [], []
     for k in range(max(1, int(fold.max()) + 1)):
         part = fold == k
         best = (base[:, ~part] @ counts[~part] - penalty[:, None]).argmax(axis=0)
-        held += (base[:, part] @ counts[part])[best, np.arange(len(best))]
+        held.append((base[:, part] @ counts[part])[best, np.arange(len(best))])
         settings.append(Setting(kind="none", tau=int(best[0]), alpha=0, weights=np.zeros(rows.gates)))
         picked.append(best)
-    return Fit(held=held, settings=tuple(settings), taus=np.unique(picked))
+    return Fit(by_fold=np.stack(held), settings=tuple(settings), taus=np.unique(picked))

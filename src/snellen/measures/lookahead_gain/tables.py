@@ -58,8 +58,10 @@ def plain(setting: Setting, rows: Rows) -> dict[str, Any]:
         "kind": setting.kind,
         "alpha": "inf" if alpha is not None and math.isinf(alpha) else alpha,
         "weight": float(setting.weights @ share),
-        "temperature": float(1 / rows.tau[setting.tau]),
+        "temperature": 1 / rows.exponent(setting.tau),
     }
+    if setting.tau >= len(rows.tau):
+        out["base"] = "horizon 1"
     if setting.kind == "gated":
         out["weights"] = [float(w) for w in setting.weights]
     return out
@@ -77,6 +79,7 @@ def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
             assert whole is not None
             fitted = plain(whole, problem.fine if name == "temperature" else problem.rows)
             fitted.pop("weights", None)
+            fitted.pop("base", None)
             fitted["alpha"] = math.inf if fitted["alpha"] == "inf" else fitted["alpha"]
             out.append(
                 {

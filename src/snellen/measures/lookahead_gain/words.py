@@ -117,7 +117,7 @@ def word_mode(problem: Problem, width: int) -> dict[str, Any]:
         return result
     simple = replace(
         rows, log_prob=naive, log_z=np.zeros((len(naive), 1)), tau=np.ones(1), unit=unit,
-        gate=np.zeros(len(naive), dtype=np.int64), gates=1,
+        gate=np.zeros(len(naive), dtype=np.int64), gates=1, sharpened=(),
     )  # fmt: skip
     inside = np.where(root == np.arange(root.shape[1]), 0.0, -np.inf)
     source = mixing.permuted(inside, np.random.default_rng([problem.seed, 4, width]))
