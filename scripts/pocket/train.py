@@ -1,6 +1,6 @@
 """Corpus -> tokenizer and model in the package folder, with the loss curve.
 
-OMP_NUM_THREADS=1 python scripts/pocket/train.py CORPUS OUT [--steps N] [--compile] [--resume]
+OMP_NUM_THREADS=1 python scripts/pocket/train.py CORPUS OUT [--steps N] [--compile] [--resume] [--checkpoints STEP …]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from curve import Curve
+from curve import Curve, save
 from optimizer import MuonWithAdamW
 from tokenizer import VOCABULARY, train_tokenizer
 from torch.utils.data import Dataset, SequentialSampler
@@ -24,6 +24,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -94,6 +95,19 @@ class PocketTrainer(Trainer):
         return self.optimizer
 
 
+@dataclass
+class Keep(TrainerCallback):
+    """A finished folder of the model as it was after each of some steps, beside the `latest` of `Curve`."""
+
+    folder: Path
+    tokenizer: PreTrainedTokenizerFast
+    steps: frozenset[int]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
+        if state.global_step in self.steps:
+            save(getattr(model, "_orig_mod", model), self.tokenizer, self.folder / f"step-{state.global_step:05d}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("corpus", type=Path)
@@ -103,6 +117,14 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=0.02)
     parser.add_argument("--compile", action="store_true", help="a fifth faster; needs a C++ compiler")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument(
+        "--checkpoints",
+        type=int,
+        nargs="*",
+        default=[],
+        metavar="STEP",
+        help="keep the model as it is after these steps, each in OUT/step-STEP",
+    )
     settings = parser.parse_args()
     torch.set_num_threads(1)
     torch._dynamo.config.automatic_dynamic_shapes = False  # two window lengths: two kernels, not one slow one
@@ -159,7 +181,10 @@ def main() -> None:
         args=arguments,
         train_dataset=Batches(tokens, settings.steps, special),
         data_collator=lambda batches: batches[0],
-        callbacks=[Curve(settings.out, tokenizer, settings.evaluate_every, BATCH_TOKENS)],
+        callbacks=[
+            Curve(settings.out, tokenizer, settings.evaluate_every, BATCH_TOKENS),
+            Keep(settings.out, tokenizer, frozenset(settings.checkpoints)),
+        ],
     ).train(resume_from_checkpoint=settings.resume)
 
 

@@ -23,6 +23,8 @@ class Request:
         How many tokens deep it looks (D).
     widths
         Further widths, each searched on its own; by default the powers of two below the width.
+    particles
+        Completions sampled beside the beams: an estimate for a beam of infinite width; 0 for none.
     limit
         Score at most so many tokens (by default all; 8192 of the bundled text).
     window
@@ -40,6 +42,7 @@ class Request:
     width: int = 4
     horizon: int = 4
     widths: tuple[int, ...] | None = None
+    particles: int = 8
     limit: int | None = None
     window: int | None = None
     context: int | None = None
@@ -48,7 +51,7 @@ class Request:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
-        least = {"width": 1, "horizon": 1, "limit": 1, "window": 2, "context": 0, "seed": 0}
+        least = {"width": 1, "horizon": 1, "particles": 0, "limit": 1, "window": 2, "context": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
             if value is None:
@@ -75,6 +78,7 @@ class Request:
             "width": self.width,
             "widths": list(self.all_widths),
             "horizon": self.horizon,
+            "particles": self.particles,
             "limit": self.limit,
             "seed": self.seed,
             "engine": self.engine,

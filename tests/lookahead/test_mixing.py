@@ -203,3 +203,18 @@ def test_wrong_input_is_named():
         mixing.log_factor(np.zeros((1, 1), dtype=np.int64), np.zeros((1, 1)), np.zeros((1, 1)), -1.0)
     with pytest.raises(ValueError, match="weight"):
         mixing.linear(np.zeros(2), np.zeros(2), 1.5)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.7, 1.0, 2.5])
+def test_a_weight_is_so_many_equal_completions(alpha):
+    """A survivor of weight n adds what n survivors of its probability would."""
+    roots = np.array([[0, 0, 1, -1, -1]])
+    totals = np.array([[-1.0, -2.5, -1.7, -np.inf, -np.inf]])
+    first = np.array([[-0.6, -1.2]])
+    weights = np.log(np.array([[3.0, 1.0, 2.0, 1.0, 1.0]]))
+    copies = mixing.log_factor(
+        np.array([[0, 0, 0, 0, 1, 1]]), np.array([[-1.0, -1.0, -1.0, -2.5, -1.7, -1.7]]), first, alpha
+    )
+    np.testing.assert_allclose(mixing.log_factor(roots, totals, first, alpha, weights), copies, rtol=1e-12)
+    best = mixing.log_factor(roots, totals, first, np.inf, weights)
+    np.testing.assert_allclose(best, mixing.log_factor(roots, totals, first, np.inf))

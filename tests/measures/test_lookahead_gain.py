@@ -153,6 +153,31 @@ def test_the_record_is_complete(decided):
     assert (low, high) == pytest.approx((finding.low, finding.high))
 
 
+def test_particles_that_cover_everything_are_the_widest_beam(decided):
+    """Sampled completions of weight 1 are the beam itself; the headline stays that of the beams."""
+    scored = decided["planning"]
+    widest = scored.beams[8]
+    weights = np.where(widest.tokens >= 0, 0.0, -np.inf).astype(np.float32)
+    beside = replace(scored, particles=replace(widest, log_weights=weights))
+    plain, result = gain_of(scored), gain_of(beside)
+    assert result.finding.value == plain.finding.value
+    beam, sampled = result.finding.details["by_width"]
+    assert (beam["search"], beam["width"], sampled["search"], sampled["particles"]) == ("beam", 8, "particles", 8)
+    assert sampled["value"] == beam["value"]
+    assert (sampled["low"], sampled["high"]) == (beam["low"], beam["high"])
+    rows = result.tables["gains"].to_pylist()
+    assert {(r["width"], r["horizon"]) for r in rows if r["search"] == "particles"} == {(8, 2), (8, 3)}
+    for name, values in plain.columns.items():
+        np.testing.assert_array_equal(result.columns[name], values)
+
+
+def test_particles_that_are_no_sample_are_refused(decided):
+    scored = decided["planning"]
+    weights = np.full(scored.beams[8].tokens.shape, -1.0, dtype=np.float32)
+    with pytest.raises(Refused, match="particles are damaged"):
+        gain_of(replace(scored, particles=replace(scored.beams[8], log_weights=weights)))
+
+
 def test_neither_the_order_of_rows_nor_chance_changes_it(decided):
     scored = decided["planning"]
     first = gain_of(scored)

@@ -61,6 +61,32 @@ def prefix_attention(
     return _unfold(out, fold), _unfold(lse, fold)
 
 
+def shared_attention(
+    query: Float[Tensor, "queries heads dim"],
+    key: Float[Tensor, "keys kv_heads dim"],
+    value: Float[Tensor, "keys kv_heads vdim"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+) -> tuple[Float[Tensor, "queries heads vdim"], Float[Tensor, "queries heads"]]:
+    """Queries that all see the same keys, every one of them: `prefix_attention` where all stand in one column.
+
+    Query head groups become further queries of their key head, so that the keys are read once.
+    """
+    queries, heads, dim = query.shape
+    kv_heads = key.shape[1]
+    folded = query.transpose(0, 1).reshape(1, kv_heads, heads // kv_heads * queries, dim)
+    key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+    if softcap is not None or not _has_flash(query.device):
+        out, lse = _explicit(folded, key, value, first=None, scale=scale, window=None, softcap=softcap)
+    else:
+        out, lse = _flash(folded, key, value, scale=scale)
+    # [1, groups · queries, kv_heads, …] → [queries, kv_heads · groups, …]
+    split = (x.reshape(-1, queries, *x.shape[2:]).permute(1, 2, 0, *range(3, x.ndim)) for x in (out, lse))
+    out, lse = (x.flatten(1, 2) for x in split)
+    return out, lse
+
+
 def visible(first: int, last: int, window: int | None, *, device: torch.device) -> Tensor:
     """Which of the keys 0 … last−1 the columns first … last−1 see: bool [last − first, last]."""
     column = torch.arange(first, last, device=device)[:, None]
@@ -139,22 +165,27 @@ def _explicit(
     key: Tensor,
     value: Tensor,
     *,
-    first: int,
+    first: int | None,
     scale: float,
     window: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores written out, in blocks of columns: for soft-capping, and for devices without a fused operator."""
+    """Scores written out, in blocks of columns: for soft-capping, and for devices without a fused operator.
+
+    Column i sees the keys up to first + i, all of them where `first` is None.
+    """
     batch, heads, pos, _ = query.shape
     block = max(1, _SCORE_BYTES // (4 * batch * heads * key.shape[2]))
     outs, lses = [], []
     for start in range(0, pos, block):
         stop = min(start + block, pos)
-        k, v = key[:, :, : first + stop], value[:, :, : first + stop]
+        last = key.shape[2] if first is None else first + stop
+        k, v = key[:, :, :last], value[:, :, :last]
         scores = (query[:, :, start:stop] @ k.transpose(-1, -2)).float() * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
-        scores.masked_fill_(~visible(first + start, first + stop, window, device=query.device), -torch.inf)
+        if first is not None:
+            scores.masked_fill_(~visible(first + start, last, window, device=query.device), -torch.inf)
         lse = torch.logsumexp(scores, dim=-1)
         outs.append((torch.exp(scores - lse[..., None]).to(v.dtype) @ v).transpose(1, 2))
         lses.append(lse.transpose(1, 2))

@@ -12,13 +12,14 @@ architecture, entered through `transformers.AttentionInterface`.
 
 Every computed token is a *node*, a row in a pool of keys and values that begins with the text's own; a branch is a
 list of nodes. A branch that follows the real text names the text's nodes, or those of the next position's branches,
-and they are not computed again. The slow twin is `reference.branch_attention`.
+and they are not computed again; and a text that is being written grows by one of its own branches' nodes. The slow
+twin is `reference.branch_attention`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from snellen.attention.partial import prefix_attention
+from snellen.attention.layout import Layout
+from snellen.attention.partial import prefix_attention, shared_attention
 from snellen.errors import Refused
 
 NAME = "snellen_rollout"
@@ -44,46 +46,43 @@ _INERT |= {
     "position_embeddings",
 }
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """Where the tokens of one forward pass stand: token i in row `rows[i]` of column `columns[i]`."""
-
-    rows: Int[Tensor, "tokens"]
-    columns: Int[Tensor, "tokens"]
-    height: int
-    width: int
-    first_node: int
-    ancestors: list[Int[Tensor, "tokens"]]  # node at each depth before this one
-
-    def spread(self, x: Float[Tensor, "tokens heads dim"]) -> Float[Tensor, "height heads width dim"]:
-        """Tokens at their places in the grid; where none stands, zeros, whose result is not read."""
-        if len(x) == self.height * self.width:
-            grid = x.view(self.height, self.width, *x.shape[1:])
-        else:
-            grid = x.new_zeros(self.height, self.width, *x.shape[1:])
-            grid[self.rows, self.columns] = x
-        return grid.transpose(1, 2)
-
-    def collect(self, x: Float[Tensor, "height width *rest"]) -> Float[Tensor, "tokens *rest"]:
-        if len(self.rows) == self.height * self.width:
-            return x.reshape(-1, *x.shape[2:])
-        return x[self.rows, self.columns]
+_FEW = 8  # nodes of a branch that are taken one by one; more are gathered at once
+_GATHERED_BYTES = 64 << 20  # of keys and values together
+_NOTHING = -1e30  # the score of a key that is not there; −∞ alone would be a softmax over nothing
 
 
 @dataclass
 class Rollout:
-    """The keys and values of one text, and of the branches that have grown from a block of its positions."""
+    """The keys and values of one text, and of the branches that have grown from it.
 
+    Branches of many positions come block by block (`open_block`, `descend`), and the text stays as it is. With `room`
+    the text is going to grow by as many tokens instead: branches then stand at its end alone (`branch`), as nodes
+    whose places their owner deals out among `spare` ones, and one of them becomes the next token (`extend`).
+    """
+
+    room: int = 0
+    spare: int = 0
     length: int = 0
     text: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [pos, kv_heads, dim]
     pools: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)  # each [nodes, kv_heads, dim]
     chain: list[Int[Tensor, "width pos"]] = field(default_factory=list)  # node of every branch at each depth
-    layout: _Layout | None = None  # None: the text itself is being run
+    layout: Layout | None = None  # None: the text itself is being run
     first: int = 0
     depth: int = 0
     nodes: int = 0
     capacity: int = 0
+
+    def keep(
+        self, module: nn.Module, key: Float[Tensor, "pos kv_heads dim"], value: Float[Tensor, "pos kv_heads vdim"]
+    ) -> None:
+        """Keep the text's keys and values: where it is going to grow, at once where they will stay."""
+        self.length, self.first = len(key), len(key) - 1
+        if not self.room:
+            self.text[module] = (key, value)
+            return
+        self.capacity = self.length + self.room + self.spare
+        self.pools[module] = (self._with_room(key), self._with_room(value))
+        self.text[module] = (self.pools[module][0][: self.length], self.pools[module][1][: self.length])
 
     def open_block(self, first: int, capacity: int) -> None:
         """Begin the branches of a block of positions, the first of which is `first`: at most `capacity` new nodes."""
@@ -113,28 +112,41 @@ class Rollout:
         fresh = torch.arange(self.nodes, self.nodes + count, device=shared.device)
         nodes = shared.masked_scatter(compute, fresh)
         rows = compute.long().cumsum(0) - 1
-        self.layout = _Layout(
+        self.layout = Layout(
             rows=rows[compute],
             columns=torch.arange(compute.shape[1], device=shared.device).expand_as(compute)[compute],
             height=int(rows.max()) + 1,
             width=compute.shape[1],
-            first_node=self.nodes,
+            nodes=slice(self.nodes, self.nodes + count),
+            depths=(self.depth,),
             ancestors=[level[compute] for level in self.chain],
         )
         self.nodes += count
         self.chain.append(nodes)
         return nodes
 
+    def branch(self, chains: Sequence[Sequence[int]], nodes: Sequence[int], *, device: torch.device) -> None:
+        """The next pass runs a token behind each of these branches of the text's end; they become `nodes`."""
+        self.layout = Layout.of_one(chains, nodes, device=device)
+
+    def extend(self, node: int) -> None:
+        """`node`, a first token behind the text, becomes its last token: its keys and values move, once."""
+        for pair in self.pools.values():
+            for pool in pair:
+                pool[self.length] = pool[node]
+        self.length, self.first = self.length + 1, self.first + 1
+
     def pool(self, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """Keys and values of the text and of all nodes of the block so far, with room for more."""
+        """Keys and values of the text and of all nodes so far, with room for more."""
         if module not in self.pools:
-            pair = []
-            for of_text in self.text[module]:
-                pool = of_text.new_empty(self.capacity, *of_text.shape[1:])
-                pool[: self.length] = of_text
-                pair.append(pool)
-            self.pools[module] = (pair[0], pair[1])
+            key, value = self.text[module]
+            self.pools[module] = (self._with_room(key), self._with_room(value))
         return self.pools[module]
+
+    def _with_room(self, of_text: Tensor) -> Tensor:
+        pool = of_text.new_empty(self.capacity, *of_text.shape[1:])
+        pool[: self.length] = of_text
+        return pool
 
 
 _rollout: ContextVar[Rollout | None] = ContextVar("snellen_rollout", default=None)
@@ -184,8 +196,7 @@ def rollout_attention(
     out: Tensor | None
     lse: Tensor | None
     if rollout.layout is None:
-        rollout.length = key.shape[2]
-        rollout.text[module] = (key[0].transpose(0, 1), value[0].transpose(0, 1))
+        rollout.keep(module, key[0].transpose(0, 1), value[0].transpose(0, 1))
         out, lse = prefix_attention(query, key, value, first=0, window=sliding_window, **options)
     else:
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [tokens, heads, dim]
@@ -208,9 +219,11 @@ def rollout_attention(
 
 
 def _text_part(
-    rollout: Rollout, layout: _Layout, module: nn.Module, query: Tensor, window: int | None, **options: Any
+    rollout: Rollout, layout: Layout, module: nn.Module, query: Tensor, window: int | None, **options: Any
 ) -> tuple[Tensor | None, Tensor | None]:
     """Attention of the branch tokens to the text: [tokens, heads, dim] and its log-sum-exp [tokens, heads]."""
+    if layout.width == 1:
+        return _text_of_one_column(rollout, layout, module, query, window, **options)
     if window is not None:
         window -= rollout.depth
         if window < 1:
@@ -222,9 +235,32 @@ def _text_part(
     return layout.collect(out), layout.collect(lse)
 
 
+def _text_of_one_column(
+    rollout: Rollout, layout: Layout, module: nn.Module, query: Tensor, window: int | None, **options: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    """The same where all tokens stand behind one position, and so see the same text but for their windows."""
+    last = rollout.first + 1
+    if window is None:
+        key, value = (x[:last] for x in rollout.pool(module))
+        return shared_attention(query, key, value, **options)
+    out: Tensor | None = None
+    lse = query.new_full(query.shape[:2], -torch.inf, dtype=torch.float32)
+    for depth in sorted(set(layout.depths)):
+        if window - depth < 1:
+            continue
+        key, value = (x[max(0, last - (window - depth)) : last] for x in rollout.pool(module))
+        if layout.even:
+            return shared_attention(query, key, value, **options)
+        here = [i for i, other in enumerate(layout.depths) if other == depth]
+        part, lse[here] = shared_attention(query[here], key, value, **options)
+        out = query.new_zeros(*query.shape[:2], value.shape[-1]) if out is None else out
+        out[here] = part
+    return (None, None) if out is None else (out, lse)
+
+
 def _own_branch(
     rollout: Rollout,
-    layout: _Layout,
+    layout: Layout,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -234,23 +270,40 @@ def _own_branch(
     scale: float,
     softcap: float | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Score [tokens, heads] and value [tokens, heads, dim] of every key of the own branch that is in the window."""
+    """Scores [tokens, heads] and values [tokens, heads, dim] of the keys of the own branch that are in the window.
+
+    A value may stand for several keys, as their mean under the softmax, with their log-sum-exp as its score.
+    """
     pool_key, pool_value = rollout.pool(module)
-    here = slice(layout.first_node, layout.first_node + len(key))
-    pool_key[here], pool_value[here] = key, value
+    pool_key[layout.nodes], pool_value[layout.nodes] = key, value
     tokens, heads, _ = query.shape
     grouped = query.reshape(tokens, key.shape[1], heads // key.shape[1], -1)
-    levels = [(pool_key.index_select(0, n), pool_value.index_select(0, n)) for n in layout.ancestors]
+    reach = len(layout.ancestors) + 1 if window is None else min(len(layout.ancestors) + 1, window)
     scores, parts = [], []
-    for back, (keys, values) in enumerate([(key, value), *reversed(levels)]):
-        if window is not None and back >= window:
-            break
-        score = (grouped * keys[:, :, None]).sum(-1).float().flatten(1) * scale
-        if softcap is not None:
-            score = torch.tanh(score / softcap) * softcap
-        scores.append(score)
-        parts.append(_per_head(values, heads))
+    if layout.even and reach <= _FEW:
+        levels = [(pool_key.index_select(0, n), pool_value.index_select(0, n)) for n in layout.ancestors[::-1]]
+        for keys, values in [(key, value), *levels][:reach]:
+            scores.append(_capped((grouped * keys[:, :, None]).sum(-1).float().flatten(1) * scale, softcap))
+            parts.append(_per_head(values, heads))
+        return scores, parts
+    each = tokens * (key[0].numel() + value[0].numel()) * key.element_size()
+    block = max(1, _GATHERED_BYTES // each)
+    for start in range(0, reach, block):
+        back = slice(start, min(start + block, reach))
+        nodes = layout.branches[:, back]
+        keys, values = pool_key[nodes], pool_value[nodes]  # [tokens, back, kv_heads, dim]
+        score = _capped(torch.einsum("tkgd,tbkd->tkgb", grouped, keys).float() * scale, softcap)
+        if layout.nothing is not None:
+            score = score.masked_fill(layout.nothing[..., back], _NOTHING)
+        lse = torch.logsumexp(score, dim=-1)
+        weight = torch.exp(score - lse[..., None]).to(values.dtype)
+        scores.append(lse.flatten(1))
+        parts.append(torch.einsum("tkgb,tbkd->tkgd", weight, values).flatten(1, 2))
     return scores, parts
+
+
+def _capped(score: Tensor, softcap: float | None) -> Tensor:
+    return score if softcap is None else torch.tanh(score / softcap) * softcap
 
 
 def _per_head(values: Tensor, heads: int) -> Tensor:
@@ -263,8 +316,10 @@ AttentionInterface.register(NAME, rollout_attention)
 
 
 @contextlib.contextmanager
-def rolling(model: PreTrainedModel, rollout: Rollout) -> Iterator[None]:
+def rolling(model: PreTrainedModel, rollout: Rollout, configs: Sequence[Any] | None = None) -> Iterator[None]:
     """Within it `model` attends through `rollout`; its own attention is back on exit, also after an exception.
+
+    `configs` is `attention_configs(model)`, for who comes here for every token and will not wait for the search.
 
     Raises
     ------
@@ -273,7 +328,7 @@ def rolling(model: PreTrainedModel, rollout: Rollout) -> Iterator[None]:
     """
     if not model._can_set_attn_implementation():
         raise Refused(f"{type(model).__name__} does not let its attention be chosen (no AttentionInterface)")
-    configs = {id(c): c for c in _configs(model)}.values()
+    configs = attention_configs(model) if configs is None else configs
     before = [(config, config._attn_implementation_internal) for config in configs]
     token = _rollout.set(rollout)
     try:
@@ -286,8 +341,7 @@ def rolling(model: PreTrainedModel, rollout: Rollout) -> Iterator[None]:
             config._attn_implementation_internal = own
 
 
-def _configs(model: PreTrainedModel) -> Iterator[Any]:
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation_internal"):
-            yield config
+def attention_configs(model: PreTrainedModel) -> list[Any]:
+    """The configurations that the model's modules read their attention from."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    return list({id(c): c for c in found if c is not None and hasattr(c, "_attn_implementation_internal")}.values())

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from snellen.cli.evolve import evolve_texts
+from snellen.cli.generate import generate_texts
 from snellen.errors import InputError, Refused
 from snellen.request import Request
 
@@ -179,6 +181,10 @@ def convert(
     )
     console.close()
     print(folder)
+
+
+app.command(evolve_texts, name="evolve")
+app.command(generate_texts, name="generate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

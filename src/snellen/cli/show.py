@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -80,7 +80,7 @@ def _arms(console: Console, run: Run) -> None:
     arms = run.table("arms")
     if arms is None or not arms.num_rows:
         return
-    rows = arms.to_pylist()
+    rows = [row for row in arms.to_pylist() if row.get("search", "beam") == "beam"]
     width, horizon = max(row["width"] for row in rows), max(row["horizon"] for row in rows)
     table = _table(f"Log-likelihood a token (nats), width {width}, horizon {horizon}")
     for name in ("arm", "log-likelihood", "over naive", "interval", "fit"):
@@ -114,13 +114,22 @@ def _gains(console: Console, run: Run) -> None:
     rows = [row for row in gains.to_pylist() if row["alpha"] is None]
     if not rows:
         return
-    width = max(row["width"] for row in rows)
-    table = _table(f"Gain over the best control, by horizon (nats/token), width {width}")
-    for name in ("horizon", "gain", "interval", "placebo", "its interval"):
+    beams = [row for row in rows if row.get("search", "beam") == "beam"]
+    width, horizon = max(row["width"] for row in beams), max(row["horizon"] for row in beams)
+    _gain_table(console, f"horizon, width {width}", "horizon", [row for row in beams if row["width"] == width])
+    wider = [row for row in rows if row["horizon"] == horizon]
+    _gain_table(console, f"width, horizon {horizon}", "width", wider)
+
+
+def _gain_table(console: Console, title: str, axis: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = _table(f"Gain over the best control, by {title} (nats/token)")
+    for name in (axis, "gain", "interval", "placebo", "its interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in sorted((row for row in rows if row["width"] == width), key=lambda row: row["horizon"]):
+    for row in sorted(rows, key=lambda row: (row.get("search", "beam") != "beam", row[axis])):
+        sampled = axis == "width" and row.get("search", "beam") != "beam"
         table.add_row(
-            str(row["horizon"]), _number(row["value"], signed=True), _interval(row["low"], row["high"]),
+            f"∞ ({row[axis]} particles)" if sampled else str(row[axis]),
+            _number(row["value"], signed=True), _interval(row["low"], row["high"]),
             _number(row["placebo"], signed=True), _interval(row["placebo_low"], row["placebo_high"]),
         )  # fmt: skip
     console.print(table)

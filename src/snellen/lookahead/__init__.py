@@ -2,6 +2,9 @@
 
 from snellen.lookahead.amplifier import Lookahead
 from snellen.lookahead.beam_search import beam
+from snellen.lookahead.decoding import Generated, generate
+from snellen.lookahead.particle_filter import particles
 from snellen.lookahead.rollouts import Rollouts
+from snellen.lookahead.weighted import Particles
 
-__all__ = ["Lookahead", "Rollouts", "beam"]
+__all__ = ["Generated", "Lookahead", "Particles", "Rollouts", "beam", "generate", "particles"]

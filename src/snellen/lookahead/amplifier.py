@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from snellen.errors import InputError
+from snellen.lookahead.amplification import Amplification, mixed
 from snellen.lookahead.beam_search import beam
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    width: int = 4
-    horizon: int = 4
-    alpha: float = 2.0
-    weight: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"weight {self.weight}: must lie between 0 and 1")
-        if not self.alpha >= 0:
-            raise InputError(f"alpha {self.alpha}: must be 0 or more (inf for the best completion alone)")
+from snellen.lookahead.decoding import Generated, generate
 
 
 class Lookahead:
-    """Wraps a model: linear mix (1 − weight) p + weight q_{α,D} of its own prediction with the power lookahead.
+    """Wraps a model: its own prediction p mixed with the power lookahead q_{α,D}, (1 − weight) p + weight q by default.
 
     Parameters
     ----------
     model
         A causal language model in eval mode.
-    width, horizon, alpha, weight
-        W and D of the beam search, the exponent α, and the weight of q in the mix.
+    width, horizon, alpha, weight, mix
+        W and D of the beam search, the exponent α, the weight of q, and how it is mixed (see `Amplification`).
     """
 
     def __init__(
@@ -46,9 +34,10 @@ class Lookahead:
         horizon: int = 4,
         alpha: float = 2.0,
         weight: float = 0.2,
+        mix: str = "linear",
     ) -> None:
         self.model = model
-        self.settings = _Settings(width=width, horizon=horizon, alpha=alpha, weight=weight)
+        self.settings = Amplification(width=width, horizon=horizon, alpha=alpha, weight=weight, mix=mix)
 
     @torch.no_grad()
     def next_token(
@@ -58,6 +47,13 @@ class Lookahead:
         s, last = self.settings, input_ids.shape[1] - 1
         rollouts = beam(self.model, input_ids, s.width, s.horizon, memory=memory, positions=(last, last + 1))
         ids, q = (x[:, 0].to(self.model.device) for x in rollouts.next_token(alpha=s.alpha))
-        logits = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits[:, -1]
-        p: Tensor = logits.float().softmax(-1)
-        return ((1 - s.weight) * p).scatter_add_(-1, ids.clamp_min(0), s.weight * q.float())
+        logits = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits[:, -1].float()
+        rows = [
+            mixed(row, {int(i): float(x) for i, x in zip(own, log_q, strict=True) if i >= 0}, s)
+            for row, own, log_q in zip(logits, ids, q.log(), strict=True)
+        ]
+        return torch.stack(rows).exp()
+
+    def generate(self, input_ids: Int[Tensor, "batch pos"], **options: Any) -> Int[Tensor, "batch longer"] | Generated:
+        """Continue each prompt with tokens of the amplified distribution; `options` as in `decoding.generate`."""
+        return generate(self.model, input_ids, **asdict(self.settings), **options)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.lookahead import without_replacement
 from snellen.lookahead.head import first_tokens, naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.rollouts import Rollouts
@@ -101,6 +102,7 @@ class WindowScores:
     top_log_probs: NDArray[np.float32]
     log_word_start: NDArray[np.float32]
     beams: dict[int, tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32]]]
+    particles: tuple[NDArray[np.int32], NDArray[np.int16], NDArray[np.float32], NDArray[np.float32]] | None = None
 
 
 @torch.no_grad()
@@ -117,11 +119,15 @@ def score_window(
     memory: int | str = "1GB",
     engine: str = "auto",
     progress: Callable[[float], None] | None = None,
+    particles: int = 0,
+    seed: int = 0,
 ) -> WindowScores:
     """Naive prediction and beams of each width for the targets x_first … of one window; 1 ≤ `first` < length.
 
     `beams[w]` holds (tokens, parents, log_probs), each [targets, horizon, w]; the branches of a target start at the
-    position before it. `progress` is told the share of the work that is done, now and then. Raises as `beam` does.
+    position before it. `particles` (0: none) completions are sampled without replacement beside them, from `seed` and
+    the window's tokens: the same four arrays with log-weights. `progress` is told the share of the work that is done,
+    now and then. Raises as `beam` does.
     """
     for width in widths:
         check_search(model, input_ids[None], width=width, horizon=horizon)
@@ -142,7 +148,23 @@ def score_window(
         starts_word=None if starts_word is None else starts_word.to(text.device),
     )
     tell = (lambda share: None) if progress is None else progress
-    found = search(runner, text, own.first, where, widths=widths, horizon=horizon, budget=budget, progress=tell)
+    part = sum(widths) / (sum(widths) + particles)
+    found = search(
+        runner, text, own.first, where, widths=widths, horizon=horizon, budget=budget,
+        progress=lambda share: tell(part * share),
+    )  # fmt: skip
+    sampled = None
+    if particles:
+        steps = without_replacement.sample(
+            runner, text, hidden, where, particles=particles, horizon=horizon, budget=budget, seed=seed,
+            progress=lambda share: tell(part + (1 - part) * share),
+        )  # fmt: skip
+        sampled = (
+            steps.tokens.numpy().astype(np.int32),
+            steps.parents.numpy().astype(np.int16),
+            steps.log_probs.numpy().astype(np.float32),
+            steps.log_weights.numpy().astype(np.float32),
+        )
     beams = {
         width: (steps.tokens.numpy().astype(np.int32), steps.parents.numpy().astype(np.int16), steps.log_probs.numpy())
         for width, steps in found.items()
@@ -156,4 +178,5 @@ def score_window(
         top_log_probs=own.first.log_probs[:, :top].cpu().numpy(),
         log_word_start=own.log_word_start.cpu().numpy(),
         beams=beams,
+        particles=sampled,
     )

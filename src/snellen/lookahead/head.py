@@ -60,8 +60,8 @@ def top_next(
     """The `count` most probable next tokens of each row: log-probabilities, best first, and ids."""
     values, ids = [], []
     for start in range(0, len(hidden), block):
-        logits = _logits(body, hidden[start : start + block])
-        best, index = _top(logits, min(count, logits.shape[-1]))
+        logits = finite_logits(body, hidden[start : start + block])
+        best, index = best_of(logits, min(count, logits.shape[-1]))
         lse = _log_sum_exp_in_place(logits)
         values.append(best - lse[:, None])
         ids.append(index)
@@ -79,10 +79,10 @@ def first_tokens(
     """The `count` most probable next tokens of each row, and log p(target), NaN for a target of −1."""
     parts: list[tuple[Tensor, ...]] = []
     for start in range(0, len(hidden), block):
-        logits = _logits(body, hidden[start : start + block])
+        logits = finite_logits(body, hidden[start : start + block])
         target = targets[start : start + block]
         real = logits.gather(-1, target.clamp_min(0)[:, None])[:, 0]
-        best, index = _top(logits, min(count, logits.shape[-1]))
+        best, index = best_of(logits, min(count, logits.shape[-1]))
         lse = _log_sum_exp_in_place(logits)
         parts.append((index, best - lse[:, None], (real - lse).masked_fill(target < 0, torch.nan)))
     tokens, log_probs, real = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -103,7 +103,7 @@ def naive(
     parts: list[tuple[Tensor, ...]] = []
     block = max(1, block // 2)  # twice as many copies of the logits are held here as in a search
     for start in range(0, len(hidden), block):
-        log_p = _logits(body, hidden[start : start + block])
+        log_p = finite_logits(body, hidden[start : start + block])
         log_p -= log_p.logsumexp(-1, keepdim=True)
         real = log_p.gather(-1, targets[start : start + block, None])
         rank = (log_p > real).sum(-1)
@@ -127,7 +127,8 @@ def naive(
     )
 
 
-def _logits(body: Body, hidden: Tensor) -> Tensor:
+def finite_logits(body: Body, hidden: Float[Tensor, "rows model"]) -> Float[Tensor, "rows vocab"]:
+    """The model's logits in float32; refused where a row has none to choose from."""
     logits = body.logits(hidden).float()
     if not bool(torch.isfinite(logits.amax(-1)).all()):  # the largest of a row is NaN if any is
         raise Refused("the model's logits contain NaN or infinity: no prediction can be read from them")
@@ -138,7 +139,7 @@ def _logits(body: Body, hidden: Tensor) -> Tensor:
 _CHUNK = 64
 
 
-def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_of(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`logits.topk(count)`, faster for few of many: only chunks that can hold one of the best are searched."""
     rows, vocabulary = logits.shape
     chunks = vocabulary // _CHUNK

@@ -74,7 +74,7 @@ def lineages(
     return roots, totals
 
 
-def log_factor(roots: Ints, totals: Floats, first: Floats, alpha: float) -> Floats:
+def log_factor(roots: Ints, totals: Floats, first: Floats, alpha: float, log_weights: Floats | None = None) -> Floats:
     """log f_α(a): what lookahead adds to the candidate a, from the survivors of one depth.
 
     Parameters
@@ -85,6 +85,9 @@ def log_factor(roots: Ints, totals: Floats, first: Floats, alpha: float) -> Floa
         [n, slots] log p(a) of the depth-0 slots.
     alpha
         ≥ 0; ∞ gives the best future, max log p(c₂…c_D | a).
+    log_weights
+        [n, width] log of how many completions each survivor stands for (sampled ones); none: each for itself. With
+        them f is an estimate of the sum over all completions; at ∞ they change nothing.
 
     Returns
     -------
@@ -102,9 +105,10 @@ def log_factor(roots: Ints, totals: Floats, first: Floats, alpha: float) -> Floa
         if math.isinf(alpha):
             out[:, slot] = best
             continue
-        shift = np.where(any_, best, 0.0)
-        weight = np.where(mine, np.exp(alpha * np.where(mine, future - shift[:, None], 0.0)), 0.0).sum(axis=1)
-        out[any_, slot] = alpha * shift[any_] + np.log(weight[any_])
+        score = alpha * np.where(mine, future, 0.0)
+        if log_weights is not None:
+            score = score + np.where(mine, log_weights, 0.0)
+        out[any_, slot] = log_sum(np.where(mine, score, -np.inf))[any_]
     return out
 
 

@@ -61,16 +61,7 @@ class Rollouts:
     ) -> tuple[Int[Tensor, "batch pos width horizon"], Float[Tensor, "batch pos width horizon"]]:
         """The survivors at depth `horizon`, each traced back to its first token: tokens and log-probabilities."""
         self._check(horizon)
-        width = torch.arange(self.width, device=self.step_tokens.device)
-        slot = width.expand(*self.step_tokens.shape[:2], -1)
-        empty = self.step_tokens[:, :, horizon - 1] < 0
-        tokens, log_probs = [], []
-        for depth in range(horizon - 1, -1, -1):
-            tokens.append(self.step_tokens[:, :, depth].gather(-1, slot))
-            log_probs.append(self.step_log_probs[:, :, depth].gather(-1, slot))
-            slot = self.step_parents[:, :, depth].gather(-1, slot).clamp_min(0)
-        tokens_out = torch.stack(tokens[::-1], dim=-1).masked_fill_(empty[..., None], -1)
-        return tokens_out, torch.stack(log_probs[::-1], dim=-1).masked_fill_(empty[..., None], -torch.inf)
+        return traced(self.step_tokens, self.step_parents, self.step_log_probs, horizon)
 
     def next_token(
         self, alpha: float = 1.0, horizon: int | None = None
@@ -101,15 +92,40 @@ class Rollouts:
         else:
             scaled = alpha * score if alpha else torch.zeros_like(score)
             weight = torch.exp(scaled - torch.where(first < 0, -torch.inf, scaled).amax(-1, keepdim=True))
-        weight = weight.masked_fill(first < 0, 0.0)
-        same = first[..., :, None] == first[..., None, :]
-        merged = (same * weight[..., None, :]).sum(-1)
-        earlier = (same & torch.ones_like(same).tril(-1)).any(-1)
-        merged = merged.masked_fill(earlier | (first < 0), 0.0)
-        probs, order = (merged / merged.sum(-1, keepdim=True)).sort(dim=-1, descending=True, stable=True)
-        ids = first.gather(-1, order).masked_fill(probs == 0, -1)
-        return ids, probs
+        return votes(first, weight)
 
     def _check(self, horizon: int) -> None:
         if not 1 <= horizon <= self.horizon:
             raise ValueError(f"horizon {horizon}: searched were 1 to {self.horizon}")
+
+
+def traced(
+    step_tokens: Int[Tensor, "batch pos depth width"],
+    step_parents: Int[Tensor, "batch pos depth width"],
+    step_log_probs: Float[Tensor, "batch pos depth width"],
+    horizon: int,
+) -> tuple[Int[Tensor, "batch pos width horizon"], Float[Tensor, "batch pos width horizon"]]:
+    """Each survivor at depth `horizon` traced back to its first token: tokens and log-probabilities (−1, −inf: empty)."""
+    slot = torch.arange(step_tokens.shape[3], device=step_tokens.device).expand(*step_tokens.shape[:2], -1)
+    empty = step_tokens[:, :, horizon - 1] < 0
+    tokens, log_probs = [], []
+    for depth in range(horizon - 1, -1, -1):
+        tokens.append(step_tokens[:, :, depth].gather(-1, slot))
+        log_probs.append(step_log_probs[:, :, depth].gather(-1, slot))
+        slot = step_parents[:, :, depth].gather(-1, slot).clamp_min(0)
+    tokens_out = torch.stack(tokens[::-1], dim=-1).masked_fill_(empty[..., None], -1)
+    return tokens_out, torch.stack(log_probs[::-1], dim=-1).masked_fill_(empty[..., None], -torch.inf)
+
+
+def votes(
+    first: Int[Tensor, "batch pos width"], weight: Float[Tensor, "batch pos width"]
+) -> tuple[Int[Tensor, "batch pos width"], Float[Tensor, "batch pos width"]]:
+    """Weighted first tokens (−1: empty) as a distribution over them, most probable first: ids and probabilities."""
+    weight = weight.masked_fill(first < 0, 0.0)
+    same = first[..., :, None] == first[..., None, :]
+    merged = (same * weight[..., None, :]).sum(-1)
+    earlier = (same & torch.ones_like(same).tril(-1)).any(-1)
+    merged = merged.masked_fill(earlier | (first < 0), 0.0)
+    probs, order = (merged / merged.sum(-1, keepdim=True)).sort(dim=-1, descending=True, stable=True)
+    ids = first.gather(-1, order).masked_fill(probs == 0, -1)
+    return ids, probs

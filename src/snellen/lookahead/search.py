@@ -20,7 +20,7 @@ from snellen.lookahead.engine import Engine
 from snellen.lookahead.head import First, rows_per_block, top_next
 
 # Nats by which a log-probability may come out above zero, and sums of them in another order.
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def _grow(
     # A continuation is no more probable than its branch, so a branch below the worst of as many known continuations as
     # are kept cannot have one among them: it is not run, and not to be found by others.
     bar = (total[..., None] + next_log_probs).flatten(1).topk(tokens.shape[1], dim=-1).values[:, -1:]
-    hopeless = (shared < 0) & (total < bar - _ROUNDING)
+    hopeless = (shared < 0) & (total < bar - ROUNDING)
     shared = shared.masked_fill(hopeless, 0)
     hidden, nodes = engine.step(tokens.clamp_min(0).T, rows.T, shared.T)
     if len(hidden) > 0:

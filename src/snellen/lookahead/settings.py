@@ -40,24 +40,31 @@ def context_of(model: PreTrainedModel) -> int | None:
     return None
 
 
-def check_search(model: PreTrainedModel, input_ids: Tensor, *, width: int, horizon: int) -> None:
-    """Refuses a search that cannot be run, naming field, value and mend.
+def check_search(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    *,
+    width: int,
+    horizon: int,
+    names: tuple[str, str] = ("width", "horizon"),
+) -> None:
+    """Refuses a search that cannot be run, naming field, value and mend; `names` are what the user calls the two.
 
     Raises
     ------
     InputError
         Width or horizon below 1, a text that is no batch of token ids or too long for its branches to have places.
     """
-    for name, value in (("width", width), ("horizon", horizon)):
+    for field, value in zip(names, (width, horizon), strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} {value}: must be a whole number of at least 1")
+            raise InputError(f"{field} {value}: must be a whole number of at least 1")
     if input_ids.ndim != 2 or input_ids.shape[1] < 1 or input_ids.is_floating_point():
         raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
     limit = context_of(model)
     if limit is not None and input_ids.shape[1] + horizon - 1 > limit:
         raise InputError(
-            f"horizon {horizon}: a text of {input_ids.shape[1]} tokens and {horizon - 1} further ones exceed the "
-            f"model's context of {limit}; shorten the text (--window) or lower the horizon"
+            f"{names[1]} {horizon}: a text of {input_ids.shape[1]} tokens and {horizon - 1} further ones exceed the "
+            f"model's context of {limit}; shorten the text (--window) or lower the {names[1]}"
         )
     vocabulary = model.get_input_embeddings().weight.shape[0]
     low, high = int(input_ids.min()), int(input_ids.max())

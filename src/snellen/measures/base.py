@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from snellen.measures.generations import Generations, Writing
 from snellen.results.findings import Finding
 
 
@@ -25,11 +26,14 @@ class Beams:
     tokens:    int32   [n, depth, width]  token kept at that depth, best first; -1 where fewer survived
     parents:   int16   [n, depth, width]  slot of its parent at the depth before (-1 at depth 0 and where empty)
     log_probs: float32 [n, depth, width]  its own log-probability given its parents, nats; -inf where empty
+    log_weights: float32 [n, depth, width]  log of how many completions of that depth each stands for, where they were
+        sampled (`snellen.lookahead.particles`); None for beams
     """
 
     tokens: NDArray[np.int32]
     parents: NDArray[np.int16]
     log_probs: NDArray[np.float32]
+    log_weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class Scored:
     horizon: int  # depth of every entry of `beams`
     starts_word: NDArray[np.bool_]  # [vocabulary] does this token begin a new word (or is it no part of one)
     documents: Sequence[str]  # names
+    particles: Beams | None = None  # a weighted sample of completions, `horizon` deep: width without bound
+    generations: Generations | None = None  # what the measure's `writing` asked for
 
     def __len__(self) -> int:
         return len(self.token)
@@ -84,7 +90,12 @@ class Measure(abc.ABC):
 
     name: ClassVar[str]
     question: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset({"rollouts"})
+    needs: ClassVar[frozenset[str]] = frozenset({"rollouts"})  # "rollouts", "generations", or both
+
+    @property
+    def writing(self) -> Writing | None:
+        """What is to be written for a measure that needs "generations"."""
+        return None
 
     @abc.abstractmethod
     def measure(self, scored: Scored, *, seed: int) -> Measured:

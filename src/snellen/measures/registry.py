@@ -10,7 +10,10 @@ from snellen.measures.base import Measure
 
 GROUP = "snellen.measures"
 # Also known where the package's metadata are missing, as in a source tree that was not installed.
-_BUILT_IN = {"lookahead-gain": "snellen.measures.lookahead_gain:LookaheadGain"}
+_BUILT_IN = {
+    "lookahead-gain": "snellen.measures.lookahead_gain:LookaheadGain",
+    "degeneration": "snellen.measures.degeneration:Degeneration",
+}
 
 
 def known() -> dict[str, metadata.EntryPoint]:

@@ -22,7 +22,10 @@ def check_config(config: Any, source: str) -> None:
     InputError
         If the configuration is not that of a causal language model.
     """
+    saved = getattr(config, "architectures", None) or []
     mend = "Snellen examines causal (left-to-right) language models"
+    if any(name.endswith("ForMaskedLM") for name in saved):
+        mend += "; a masked one is for `snellen evolve`"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"model {source!r}: {config.model_type} is an encoder-decoder; {mend}")
     remote = getattr(config, "auto_map", None) or {}
@@ -33,7 +36,6 @@ def check_config(config: Any, source: str) -> None:
     causal: set[str] = set()
     for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         causal.update((names,) if isinstance(names, str) else names)
-    saved = getattr(config, "architectures", None) or []
     others = [name for name in saved if "For" in name and name not in causal]
     if others and not any(name in causal for name in saved):
         raise InputError(f"model {source!r}: its weights are those of a {others[0]}; {mend}")

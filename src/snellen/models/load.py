@@ -96,14 +96,14 @@ def load_model(
     where = pick_device(device)
     place = resolve(source, revision=revision)
     check_files(place)
-    config, place = _config(place, trust_remote_code)
+    config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
-    own = _tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
+    own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
     first = _bos(own, bos, place.source)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(rows, int):  # before gigabytes are fetched
         checks.check_tokenizer(own, rows, place.source)
-    model = _weights(place, config, DTYPES[dtype], where, trust_remote_code)
+    model = read_weights(place, config, DTYPES[dtype], where, trust_remote_code, auto=AutoModelForCausalLM)
     return _finish(model, own, place, first, checked=rows)
 
 
@@ -137,7 +137,7 @@ def pick_device(device: str) -> torch.device:
     raise InputError(f"device {device!r}: must be auto, cpu, cuda, cuda:N or mps")
 
 
-def _config(place: Place, trust_remote_code: bool) -> tuple[Any, Place]:
+def read_config(place: Place, trust_remote_code: bool) -> tuple[Any, Place]:
     """The configuration, and the place with the revision pinned to the commit it came from."""
     extra = {"gguf_file": place.gguf} if place.gguf is not None else {}
     try:
@@ -153,9 +153,10 @@ def _config(place: Place, trust_remote_code: bool) -> tuple[Any, Place]:
     return config, place
 
 
-def _tokenizer(
+def read_tokenizer(
     source: Place | str | os.PathLike[str] | PreTrainedTokenizerBase, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:
+    """The tokenizer of a place, or one that is named or given."""
     if isinstance(source, PreTrainedTokenizerBase):
         return source
     mend = "name one with tokenizer=... (--tokenizer)"
@@ -181,9 +182,10 @@ def _tokenizer(
     return tokenizer
 
 
-def _weights(
-    place: Place, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool
+def read_weights(
+    place: Place, config: Any, dtype: torch.dtype, device: torch.device, trust_remote_code: bool, *, auto: Any
 ) -> PreTrainedModel:
+    """The weights, as the class that `auto` (one of transformers' Auto classes) finds for them; evaluation mode."""
     extra: dict[str, Any] = {"use_safetensors": True}
     if place.gguf is not None:
         extra = {"gguf_file": place.gguf}
@@ -192,7 +194,7 @@ def _weights(
             extra["quantization_config"] = packed(dequantize=True)
     try:
         with quiet(downloads=place.remote, standard_error=place.gguf is not None and not place.remote):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto.from_pretrained(
                 place.location,
                 config=config,
                 revision=place.revision,
@@ -239,7 +241,7 @@ def _from_memory(
         raise InputError(f"device {device!r}: the model in memory is on {model.device}: move it with model.to()")
     place = Place(source=name, kind="memory", location=name)
     checks.check_config(model.config, name)
-    own = None if tokenizer is None else _tokenizer(tokenizer, trust_remote_code)
+    own = None if tokenizer is None else read_tokenizer(tokenizer, trust_remote_code)
     return _finish(model.eval(), own, place, _bos(own, bos, name))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from snellen.errors import InputError
-from snellen.models.bundled import NAME, pocket_folder
+from snellen.models.bundled import MASKED, NAME, pocket_folder
 
 Kind = Literal["bundled", "folder", "gguf", "hub", "memory"]
 
@@ -60,8 +60,8 @@ def resolve(source: str | os.PathLike[str], *, revision: str | None = None) -> P
     if not word.strip():
         raise InputError("the model's name is empty: give a hub id, a folder, a .gguf file, or 'pocket'")
     path = Path(word).expanduser()
-    if word == NAME and not isinstance(source, os.PathLike):
-        place = Place(source=word, kind="bundled", location=str(pocket_folder()))
+    if word in (NAME, MASKED) and not isinstance(source, os.PathLike):
+        place = Place(source=word, kind="bundled", location=str(pocket_folder(word)))
     elif path.is_dir():
         place = _folder(word, path)
     elif path.is_file():

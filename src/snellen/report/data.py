@@ -73,8 +73,8 @@ def read(folder: Path) -> Evidence:
         folder=folder,
         about=run.content,
         findings=findings,
-        arms=_rows(run, "arms"),
-        gains=_rows(run, "gains"),
+        arms=_widths(_rows(run, "arms")),
+        gains=_widths(_rows(run, "gains")),
         splits=_rows(run, "splits"),
         vocabulary=vocabulary,
         tokens=tokens,
@@ -91,6 +91,14 @@ def _rows(run: Run, name: str) -> list[Row]:
         return []
     _demand(run.folder / "tables" / f"{name}.parquet", COLUMNS[name], table.column_names)
     return [{key: _defined(value) for key, value in row.items()} for row in table.to_pylist()]
+
+
+def _widths(rows: list[Row]) -> list[Row]:
+    """Particles are an estimate for infinite width, however many they are."""
+    return [
+        {**row, "width": math.inf, "particles": row["width"]} if row.get("search") == "particles" else row
+        for row in rows
+    ]
 
 
 def _defined(value: Any) -> Any:

@@ -17,6 +17,7 @@ from snellen.report.text import number, short
 
 ARMS = ("naive", "temperature", "horizon 1", "same candidates", "lookahead", "placebo")
 _ARM_COLOUR = {"lookahead": palette.GAIN, "placebo": palette.PLACEBO}
+INFINITE = "\u221e"
 ALPHA = "exponent \u03b1"
 
 
@@ -29,8 +30,8 @@ class Figure:
 
 
 def widest(rows: Iterable[Row]) -> tuple[int, int] | None:
-    """The full width and horizon, which the headline is about."""
-    rows = list(rows)
+    """The full width of the beams and the horizon, which the headline is about."""
+    rows = [row for row in rows if math.isfinite(row["width"])]
     if not rows:
         return None
     width = max(row["width"] for row in rows)
@@ -41,6 +42,11 @@ def arms_at(evidence: Evidence, width: int, horizon: int) -> list[Row]:
     """The arms of one width and horizon, in the order in which they build on one another."""
     known = [row for row in evidence.arms if (row["width"], row["horizon"]) == (width, horizon)]
     return sorted(known, key=lambda row: ARMS.index(row["arm"]) if row["arm"] in ARMS else len(ARMS))
+
+
+def place(width: float, horizon: int) -> str:
+    """A width and horizon in words."""
+    return f"{f'{width} beams' if math.isfinite(width) else 'particles (infinite width)'}, horizon {horizon}"
 
 
 def headline(evidence: Evidence) -> Figure | None:
@@ -108,7 +114,7 @@ def landscape(evidence: Evidence) -> list[Figure]:
     steps = edges(np.array([row["value"] for row in evidence.gains if row["value"] is not None], dtype=float))
     maps, lines = [], []
     for rows, axis, title, words in (
-        (fitted, "width", "beams W", "\u03b1 and weight fitted."),
+        (fitted, "width", "beams W", "\u03b1 and weight fitted." + _infinite(fitted)),
         (fixed, "alpha", ALPHA, f"{full[0]} beams, weight fitted."),
     ):
         if len({row[axis] for row in rows}) < 2:
@@ -183,8 +189,17 @@ def _curves(rows: Sequence[Row], axis: str, title: str, words: str) -> Figure | 
     return Figure(title=f"Gain against {title}", drawing=drawing, caption=words + _lost(points, drawn), legend=legend)
 
 
+def _infinite(rows: Sequence[Row]) -> str:
+    sampled = {row["particles"] for row in rows if math.isinf(row["width"])}
+    return f" W = {INFINITE}: estimated from {max(sampled)} sampled completions a position." if sampled else ""
+
+
 def _axis(rows: Sequence[Row], axis: str) -> Callable[[Any], str]:
-    return short if axis == "alpha" else str
+    return short if axis == "alpha" else _width
+
+
+def _width(value: float) -> str:
+    return str(value) if math.isfinite(value) else INFINITE
 
 
 def _numbers(row: Row, value: str = "value") -> dict[str, Any]:

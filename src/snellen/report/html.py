@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from snellen.report import data, figures, palette, text
+from snellen.report import data, degeneration, figures, palette, text
 from snellen.report.data import Evidence, Row
 from snellen.report.strip import MAX_TOKENS, strip
 from snellen.results.files import replacing
@@ -78,12 +78,13 @@ def _story(evidence: Evidence) -> dict[str, Any]:
         "arms": figures.arms(evidence),
         "armtable": [_arm(row) for row in figures.arms_at(evidence, *full)] if full else [],
         "armtables": [
-            (f"{width} beams, horizon {horizon}", [_arm(row) for row in figures.arms_at(evidence, width, horizon)])
+            (figures.place(width, horizon), [_arm(row) for row in figures.arms_at(evidence, width, horizon)])
             for width, horizon in sizes
             if (width, horizon) != full
         ],
         "landscape": figures.landscape(evidence),
         "splits": figures.splits(evidence),
+        "written": degeneration.figures(evidence),
     }
 
 

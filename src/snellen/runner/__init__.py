@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import snellen
 from snellen.errors import InputError
-from snellen.lookahead.beam_search import score_window
+from snellen.lookahead.beam_search import WindowScores, score_window
 from snellen.lookahead.preflight import preflight
 from snellen.lookahead.settings import bytes_of
 from snellen.measures import registry
@@ -22,11 +22,12 @@ from snellen.measures.base import Measure
 from snellen.request import SAMPLE, Request
 from snellen.results.files import guarded
 from snellen.results.store import SCHEMA, Run, Writer, fingerprint, is_finished, read_run_json, refuse_other
-from snellen.runner import scoring
+from snellen.runner import generating, scoring
 from snellen.runner.measuring import finish
+from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
 from snellen.runner.record import content_of, measures_key, plain, slug, subject_key
-from snellen.runner.work import Text, cut, read, text_key
+from snellen.runner.work import Text, Work, cut, read, text_key
 from snellen.subject import Subject, load
 
 
@@ -37,6 +38,7 @@ def exam(
     width: int = Request.width,
     horizon: int = Request.horizon,
     widths: Sequence[int] | None = None,
+    particles: int = Request.particles,
     out: str | os.PathLike[str] | None = None,
     measures: Sequence[str | Measure] = ("lookahead-gain",),
     limit: int | None = None,
@@ -67,6 +69,8 @@ def exam(
     width, horizon, widths
         Beams of `width` branches, `horizon` tokens deep; further `widths` are searched beside (default: the powers
         of two below `width`).
+    particles
+        Completions sampled beside the beams (without replacement): an estimate for infinite width; 0 for none.
     out
         The run folder; by default `runs/MODEL-HASH`, the hash being that of all settings.
     measures
@@ -89,6 +93,7 @@ def exam(
         width=width,
         horizon=horizon,
         widths=None if widths is None else tuple(widths),
+        particles=particles,
         limit=limit,
         window=window,
         context=context,
@@ -150,6 +155,7 @@ def examine(
     began = time.monotonic()
     subject = _subject(model, loading)
     text = cut(documents, subject, request)
+    prompts = generating.planned(chosen, text, subject)  # too few are refused here
     key |= text.key() | subject_key(subject)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(subject)}-{fingerprint(key)}"
     content = content_of(subject, request, chosen, text)
@@ -160,9 +166,14 @@ def examine(
             tell.say(f"{folder} is complete: nothing to do")
         else:
             writer.spend("loading", began)
-            _score(subject, request, text, writer, tell)
+            searched = any("rollouts" in measure.needs for measure in chosen.values())
+            _score(subject, request, text, writer, tell, searched=searched)
+            began = time.monotonic()
+            written = generating.generate_all(subject, prompts, folder, fingerprint(key), request, tell)
+            if written:
+                writer.spend("writing", began)
             with scoring.memory_errors("measuring", "lower --limit, which begins another run"):
-                finish(request, text, chosen, writer, tell)
+                finish(request, text, chosen, writer, tell, written=written, searched=searched)
         if report and not (folder / "report.html").exists():
             _report(folder, tell)
     return Run.read(folder)
@@ -183,7 +194,9 @@ def _check_longest(subject: Subject, request: Request, text: Text, tell: Progres
     return dict(plain(checked.as_dict()))
 
 
-def _score(subject: Subject, request: Request, text: Text, writer: Writer, tell: Progress) -> None:
+def _score(
+    subject: Subject, request: Request, text: Text, writer: Writer, tell: Progress, *, searched: bool
+) -> None:
     total, done = len(text.windows), len(writer.done)
     if done:
         tell.say(f"resuming: {done} of {total} windows done")
@@ -193,26 +206,42 @@ def _score(subject: Subject, request: Request, text: Text, writer: Writer, tell:
         if number in writer.done:
             continue
         began = time.monotonic()
-        what = f"scoring window {number + 1} of {total} ({len(work.ids)} tokens, widths {list(request.all_widths)})"
+        widths = f", widths {list(request.all_widths)}" if searched else ""
+        what = f"scoring window {number + 1} of {total} ({len(work.ids)} tokens{widths})"
         with scoring.memory_errors(what, _less(request)):
-            scores = score_window(
-                subject.model,
-                work.ids,
-                widths=request.all_widths,
-                horizon=request.horizon,
-                first=work.first,
-                temperatures=scoring.TEMPERATURES,
-                top=scoring.TOP,
-                starts_word=starts_word,
-                memory=request.memory,
-                engine=request.engine,
-                progress=tell.within,
-            )
+            scores = _predictions(subject, request, work, starts_word, tell, searched=searched)
         table = scoring.rows(work.rows, scores)
         scoring.refuse_nan(table, text.names)
         writer.spend("scoring", began)
         writer.write_piece(number, table)
         tell.windows(writer.folder, len(writer.done), total)
+
+
+def _predictions(
+    subject: Subject, request: Request, work: Work, starts_word: torch.Tensor, tell: Progress, *, searched: bool
+) -> WindowScores:
+    """Of one window: with its beams and particles, or without them where no measure asks for them."""
+    alone: dict[str, Any] = {
+        "first": work.first,
+        "horizon": request.horizon,
+        "temperatures": scoring.TEMPERATURES,
+        "top": scoring.TOP,
+        "starts_word": starts_word,
+        "memory": request.memory,
+        "engine": request.engine,
+    }
+    if not searched:
+        return score_naive(subject.model, work.ids, **alone)
+    return score_window(
+        subject.model,
+        work.ids,
+        **alone,
+        widths=request.all_widths,
+        progress=tell.within,
+        particles=request.particles,
+        # windows of equal tokens in two documents get particles of their own
+        seed=request.seed * 1_000_003 + int(work.rows["document"][0]),
+    )
 
 
 def _report(folder: Path, tell: Progress) -> None:

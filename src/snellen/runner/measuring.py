@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from snellen.measures.base import Measure, Scored
+from snellen.measures.generations import Generations
 from snellen.request import Request
 from snellen.results.findings import Finding
 from snellen.results.store import Writer
@@ -24,13 +25,16 @@ def finish(
     chosen: Mapping[str, Measure],
     writer: Writer,
     tell: Progress,
+    *,
+    written: Mapping[str, Generations],
+    searched: bool,
 ) -> None:
     """Answer every question from what the pieces say, and complete the folder."""
     began = time.monotonic()
     table = writer.pieces()
     scored = scoring.scored(
         table,
-        widths=request.all_widths,
+        widths=request.all_widths if searched else (),
         horizon=request.horizon,
         starts_word=text.starts_word,
         documents=text.names,
@@ -38,7 +42,7 @@ def finish(
     findings, tables = list[Finding](), dict[str, pa.Table]()
     for name, measure in chosen.items():
         tell.say(f"measuring {name}")
-        finding, columns, drawn = _measure(measure, scored, request.seed)
+        finding, columns, drawn = _measure(measure, replace(scored, generations=written.get(name)), request.seed)
         findings.append(replace(finding, excluded={**text.excluded, **finding.excluded}))
         for column, values in columns.items():
             if column in table.column_names:

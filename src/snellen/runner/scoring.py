@@ -69,6 +69,9 @@ def rows(where: Mapping[str, Any], scores: Any) -> pa.Table:
         columns[f"beam{width}_tokens"] = lists(np.asarray(tokens, dtype=np.int32))
         columns[f"beam{width}_parents"] = lists(np.asarray(parents, dtype=np.int16))
         columns[f"beam{width}_log_probs"] = lists(np.asarray(log_probs, dtype=np.float32))
+    if scores.particles is not None:
+        names = ("tokens", "parents", "log_probs", "log_weights")
+        columns |= {f"particle_{name}": lists(values) for name, values in zip(names, scores.particles, strict=True)}
     return pa.table(columns)
 
 
@@ -77,6 +80,7 @@ def refuse_nan(table: pa.Table, documents: Sequence[str]) -> None:
     names = [
         *_NO_NAN,
         *(name for name in table.column_names if name.startswith("beam") and "log_probs" in name),
+        *(name for name in ("particle_log_probs", "particle_log_weights") if name in table.column_names),
     ]
     for name in names:
         values = arrays(table[name])
@@ -100,6 +104,12 @@ def scored(
     documents: Sequence[str],
 ) -> Scored:
     """All rows of a run, as its measures read them."""
+    particles = None
+    if "particle_tokens" in table.column_names:
+        count = table["particle_tokens"].type.list_size // horizon
+        names = ("tokens", "parents", "log_probs", "log_weights")
+        shape = (table.num_rows, horizon, count)
+        particles = Beams(**{name: arrays(table[f"particle_{name}"]).reshape(shape) for name in names})
     beams = {}
     for width in widths:
         shape = (table.num_rows, horizon, width)
@@ -112,14 +122,16 @@ def scored(
         "document", "index", "token", "start", "end", "context", "log_prob", "entropy", "rank", "log_z",
         "top_tokens", "top_log_probs", "log_word_start",
     )  # fmt: skip
+    columns: dict[str, Any] = {name: arrays(table[name]) for name in plain}
     return Scored(
-        **{name: arrays(table[name]) for name in plain},
+        **columns,
         pieces=table["piece"].to_pylist(),
         temperatures=np.asarray(TEMPERATURES, dtype=np.float64),
         beams=beams,
         horizon=horizon,
         starts_word=starts_word,
         documents=list(documents),
+        particles=particles,
     )
 
 

@@ -8,7 +8,7 @@ definitions, the choices and the experiments behind them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -22,6 +22,7 @@ from snellen.measures.lookahead_gain.arms import Survivors
 from snellen.measures.lookahead_gain.curves import Point, Problem, arms_of, horizon_one, point, shared
 from snellen.measures.lookahead_gain.places import CLASSES, bins, line_bins, memorised, places
 from snellen.measures.lookahead_gain.rows import check, rows_of, take
+from snellen.measures.lookahead_gain.selection import Fit
 from snellen.measures.lookahead_gain.words import word_mode
 from snellen.results import statistics
 from snellen.results.findings import Finding
@@ -83,6 +84,7 @@ class LookaheadGain(Measure):
             ]
         assert survivors is not None
         full = points[-1]
+        sampled = _sampled(problem, common)
         gain, placebo = problem.estimate(full.gain()), problem.estimate(full.gain("placebo"))
         columns = _columns(problem, full, survivors) | where
         said, reading = tables.verdict(gain, placebo)
@@ -111,14 +113,15 @@ class LookaheadGain(Measure):
             details={
                 "units": {"kind": kind, "interval": problem.resamples.method},
                 "by_horizon": [_by_horizon(problem, p) for p in points if p.width == full.width],
+                "by_width": [_by_width(problem, p) for p in [*points, *sampled] if p.horizon == full.horizon],
                 "memorised": self._memorised(problem, full, where["memorised"]),
                 "words": word_mode(problem, full.width),
             },
         )
         gains = columns["lookahead_log_prob"] - columns["control_log_prob"]
         figures = {
-            "arms": tables.arms_table(problem, points),
-            "gains": tables.gains_table(problem, points),
+            "arms": tables.arms_table(problem, [*points, *sampled]),
+            "gains": tables.gains_table(problem, [*points, *sampled]),
             "splits": tables.splits_table(problem, gains, _splits(judged, where)),
             "resamples": tables.resamples_table(problem, gain),
         }
@@ -169,6 +172,32 @@ class LookaheadGain(Measure):
         gain = smaller.estimate(again.gain())
         out |= {"value": gain.value, "low": gain.low, "high": gain.high}
         return out | {"reason": None if gain.low is not None else "too many resamples are undefined"}
+
+
+def _sampled(problem: Problem, common: Mapping[str, Fit]) -> list[Point]:
+    """The gain at every horizon from sampled completions, if there are any: what no width of a beam cuts off."""
+    particles = problem.scored.particles
+    if particles is None:
+        return []
+    survivors = Survivors.of(particles, problem.scored)
+    count = particles.tokens.shape[2]
+    depths = range(2, problem.scored.horizon + 1)
+    return [point(problem, common, survivors, count, depth, each_alpha=False) for depth in depths]
+
+
+def _by_width(problem: Problem, at: Point) -> dict[str, Any]:
+    """The full horizon at one width; `particles` of them stand for an infinite one."""
+    gain, scrambled = problem.estimate(at.gain()), problem.estimate(at.gain("placebo"))
+    return {
+        "search": at.search,
+        "width" if at.search == "beam" else "particles": at.width,
+        "value": gain.value,
+        "low": gain.low,
+        "high": gain.high,
+        "best_control": at.best,
+        "candidates": at.candidates,
+        "placebo": {"value": scrambled.value, "low": scrambled.low, "high": scrambled.high},
+    }
 
 
 def _by_horizon(problem: Problem, at: Point) -> dict[str, Any]:

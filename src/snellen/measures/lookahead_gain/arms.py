@@ -57,13 +57,14 @@ def most_probable(scored: Scored, width: int, alphas: tuple[float, ...]) -> Cand
 
 @dataclass(frozen=True, kw_only=True)
 class Survivors:
-    """Beams of one width with the lineage of every survivor; gives the three arms of each depth."""
+    """Beams of one width (or sampled completions) with the lineage of every survivor: the three arms of each depth."""
 
     tokens: NDArray[np.int32]  # [n, width] of depth 1
     first: Floats  # [n, width]
     roots: NDArray[np.int64]  # [n, depth, width]
     totals: Floats  # [n, depth, width]
     real: NDArray[np.int32]
+    log_weights: Floats | None = None  # [n, depth, width]
 
     @classmethod
     def of(cls, beams: Beams, scored: Scored) -> Survivors:
@@ -80,12 +81,18 @@ class Survivors:
                 f"the beams and the naive prediction disagree by {apart:.3f} nats a token on the same tokens:"
                 " they are not of one model and text; run the exam again into a new folder"
             )
-        return cls(tokens=beams.tokens[:, 0], first=first, roots=roots, totals=totals, real=scored.token)
+        weights = None if beams.log_weights is None else beams.log_weights.astype(np.float64)
+        if weights is not None and (np.isnan(weights).any() or (weights < -1e-3)[roots >= 0].any()):
+            raise Refused("the particles are damaged: a weight is below 1 or NaN; run the exam again into a new folder")
+        return cls(
+            tokens=beams.tokens[:, 0], first=first, roots=roots, totals=totals, real=scored.token, log_weights=weights
+        )
 
     def lookahead(self, depth: int, alphas: tuple[float, ...]) -> Candidates:
         """q_{α,D} over the first tokens that survive at `depth`."""
         roots, totals = self.roots[:, depth - 1], self.totals[:, depth - 1]
-        factors = np.stack([mixing.log_factor(roots, totals, self.first, alpha) for alpha in alphas])
+        weights = None if self.log_weights is None else self.log_weights[:, depth - 1]
+        factors = np.stack([mixing.log_factor(roots, totals, self.first, alpha, weights) for alpha in alphas])
         inside: NDArray[np.bool_] = factors[0] > -np.inf
         return Candidates(
             tokens=self.tokens, first=self.first, factors=factors, hit=_hits(self.tokens, inside, self.real)

@@ -175,7 +175,7 @@ def arms_of(problem: Problem, survivors: Survivors, width: int, depth: int) -> d
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One width and horizon.
+    """One width and horizon of one search, "beam" or "particles".
 
     fixed: α → held-out sums of `lookahead` with that α alone; candidates: mean number of first tokens that survive.
 
@@ -187,6 +187,7 @@ class Point:
     fits: Mapping[str, Fit]
     fixed: Mapping[float, Floats]
     candidates: float
+    search: str = "beam"
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -239,4 +240,5 @@ def point(
             single = [[a] for a in everything] if each_alpha and name == "lookahead" else []
             fits[name], *rest = problem.fits([arm], [everything, *single])
             fixed.update(zip(problem.rows.alphas, (fit.held for fit in rest), strict=False))
-    return Point(width=width, horizon=horizon, fits=fits, fixed=fixed, candidates=candidates)
+    search = "beam" if survivors.log_weights is None else "particles"
+    return Point(width=width, horizon=horizon, fits=fits, fixed=fixed, candidates=candidates, search=search)

@@ -17,7 +17,7 @@ from snellen.results.statistics import Units
 GATE_ENTROPY = (1.0, 2.5, 4.0)  # nats: edges of the gates of a gated mix
 GATE_MARGIN = 1.0  # nats between the two most probable tokens
 GATES = 2 * (len(GATE_ENTROPY) + 1)
-_SHARED = {"temperatures", "beams", "horizon", "starts_word", "documents"}  # not one value a row
+_SHARED = {"temperatures", "beams", "particles", "horizon", "starts_word", "documents"}  # not one value a row
 
 
 def check(scored: Scored) -> None:
@@ -46,12 +46,20 @@ def take(scored: Scored, rows: NDArray[np.integer]) -> Scored:
     changed: dict[str, Any] = {
         f.name: getattr(scored, f.name)[rows] for f in fields(scored) if f.name not in _SHARED | {"pieces"}
     }
-    beams = {
-        width: Beams(tokens=b.tokens[rows], parents=b.parents[rows], log_probs=b.log_probs[rows])
-        for width, b in scored.beams.items()
-    }
-    pieces = scored.pieces
-    return replace(scored, pieces=[pieces[i] for i in rows.tolist()], beams=beams, **changed)
+
+    def of(beams: Beams) -> Beams:
+        weights = None if beams.log_weights is None else beams.log_weights[rows]
+        return Beams(
+            tokens=beams.tokens[rows], parents=beams.parents[rows], log_probs=beams.log_probs[rows], log_weights=weights
+        )
+
+    return replace(
+        scored,
+        pieces=[scored.pieces[i] for i in rows.tolist()],
+        beams={width: of(beams) for width, beams in scored.beams.items()},
+        particles=None if scored.particles is None else of(scored.particles),
+        **changed,
+    )
 
 
 def rows_of(scored: Scored, units: Units, alphas: tuple[float, ...], weights: tuple[float, ...]) -> Rows:

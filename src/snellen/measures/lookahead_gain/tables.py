@@ -83,6 +83,7 @@ def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
             fitted["alpha"] = math.inf if fitted["alpha"] == "inf" else fitted["alpha"]
             out.append(
                 {
+                    "search": point.search,
                     "width": point.width,
                     "horizon": point.horizon,
                     "arm": name,
@@ -94,7 +95,8 @@ def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
                 }
             )
     numbers = ("log_likelihood", "gain_over_naive", "low", "high", "alpha", "weight", "temperature")
-    return _table(out, {"width": pa.int32(), "horizon": pa.int32(), "arm": pa.string()}, numbers, {"kind": pa.string()})
+    first = {"search": pa.string(), "width": pa.int32(), "horizon": pa.int32(), "arm": pa.string()}
+    return _table(out, first, numbers, {"kind": pa.string()})
 
 
 def gains_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
@@ -102,7 +104,8 @@ def gains_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
     out = []
     for point in points:
         gain = problem.estimate(point.gain())
-        row: dict[str, Any] = {"width": point.width, "horizon": point.horizon, "n": n}
+        place = {"search": point.search, "width": point.width, "horizon": point.horizon, "n": n}
+        row: dict[str, Any] = dict(place)
         row |= {"value": gain.value, "low": gain.low, "high": gain.high, "alpha": None}
         if "placebo" in point.fits:
             scrambled = problem.estimate(point.gain("placebo"))
@@ -110,10 +113,11 @@ def gains_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
         out.append(row)
         for alpha, held in point.fixed.items():
             fixed = problem.estimate(held - point.control)
-            row = {"width": point.width, "horizon": point.horizon, "n": n, "alpha": alpha}
+            row = place | {"alpha": alpha}
             out.append(row | {"value": fixed.value, "low": fixed.low, "high": fixed.high})
     numbers = ("alpha", "value", "low", "high", "placebo", "placebo_low", "placebo_high")
-    return _table(out, {"width": pa.int32(), "horizon": pa.int32()}, numbers, {"n": pa.int64()})
+    first = {"search": pa.string(), "width": pa.int32(), "horizon": pa.int32()}
+    return _table(out, first, numbers, {"n": pa.int64()})
 
 
 def splits_table(

@@ -1,0 +1,114 @@
+"""The branches of many positions at one depth, with what was drawn at their last nodes; each node is run once.
+
+As in `search`: a branch that follows the real text is a branch of the next position, one depth before, and is looked
+up. What is drawn at a node depends on its context alone (`counter_noise`), so that it can be looked up too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from snellen.errors import InputError
+from snellen.lookahead.counter_noise import child_keys
+from snellen.lookahead.engine import Engine
+from snellen.lookahead.race import Draw, Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Rows are positions, slots are branches; depth 0 is the text itself, whose position t is node t."""
+
+    nodes: Int[Tensor, "pos width"]
+    parents: Int[Tensor, "pos width"]  # node of the branch before its last token
+    tokens: Int[Tensor, "pos width"]  # last token, −1 where there is none
+    keys: Int[Tensor, "pos width"]  # of the branch as a context
+    draws: Draws  # [pos, width, draws]
+
+    @classmethod
+    def of_text(cls, text: Tensor, keys: Tensor, own: Draws, rows: slice, first: int) -> Cohort:
+        """Depth 0: one branch a position, the text up to it; row i of `own` was drawn at the i-th position searched."""
+        place = torch.arange(first, first + rows.stop - rows.start, device=text.device)[:, None]
+        return cls(
+            nodes=place,
+            parents=place - 1,
+            tokens=text[place],
+            keys=keys[place],
+            draws=own.map(lambda x: x[rows, None]),
+        )
+
+    def after(self) -> Cohort:
+        """As the position before sees it: row i holds position i + 1 (the last row, which has none, junk)."""
+
+        def shifted(x: Tensor) -> Tensor:
+            return torch.cat([x[1:], x[-1:]])
+
+        tokens = shifted(self.tokens)
+        tokens[-1] = -1
+        return Cohort(
+            nodes=shifted(self.nodes),
+            parents=shifted(self.parents),
+            tokens=tokens,
+            keys=shifted(self.keys),
+            draws=self.draws.map(shifted),
+        )
+
+    def find(self, parents: Tensor, tokens: Tensor) -> tuple[Bool[Tensor, "pos width"], Int[Tensor, "pos width"]]:
+        """Where (parent node, token), each [pos, width], is one of these branches at the same row, and which."""
+        same = (parents[:, :, None] == self.parents[:, None, :]) & (tokens[:, :, None] == self.tokens[:, None, :])
+        same &= tokens[:, :, None] >= 0
+        return same.any(-1), same.long().argmax(-1)
+
+    def grow(
+        self,
+        engine: Engine,
+        slot: Int[Tensor, "pos width"],
+        tokens: Int[Tensor, "pos width"],
+        draw: Draw,
+        *,
+        hopeless: Callable[[Tensor, Draws], Tensor] | None = None,
+    ) -> Cohort:
+        """Append `tokens` to the branches in `slot` and draw from where they lead; −1: an empty slot.
+
+        `hopeless` says, given keys and what is drawn at the nodes that are known already (+inf gaps elsewhere), which of
+        the others cannot matter: they are not run, and nothing is drawn there.
+        """
+        rows = slot.clamp_min(0)
+        parents = self.nodes.gather(1, rows)
+        keys = child_keys(self.keys.gather(1, rows), tokens)
+        after = self.after()
+        found, which = after.find(parents, tokens)
+        shared = torch.full_like(tokens, -1).masked_fill(tokens < 0, 0)
+        shared = torch.where(found, after.nodes.gather(1, which), shared)
+        drawn = Draws.empty(*tokens.shape, like=self.draws)
+        which = which[..., None].expand(*which.shape, drawn.tokens.shape[-1])
+        drawn = drawn.where(found[..., None], after.draws.map(lambda x: x.gather(1, which)))
+        if hopeless is not None:
+            skipped = (shared < 0) & hopeless(keys, drawn)
+            shared, tokens = shared.masked_fill(skipped, 0), tokens.masked_fill(skipped, -1)
+        hidden, nodes = engine.step(tokens.clamp_min(0).T, rows.T, shared.T)
+        if len(hidden) > 0:
+            # The engine gives what it ran row by row; here positions come first.
+            computed = shared.T < 0
+            slots, positions = computed.nonzero(as_tuple=True)
+            drawn.put((positions, slots), draw(hidden, keys.T[computed]))
+        return Cohort(nodes=nodes.T, parents=parents, tokens=tokens, keys=keys, draws=drawn)
+
+
+def positions_per_block(engine: Engine, count: int, *, particles: int, horizon: int, budget: int) -> int:
+    """As many positions as half the budget holds beside the text, in blocks of about equal size."""
+    draws = 3 * particles * (particles + 1) * 20  # of two depths, and what is compared
+    each = (engine.bytes_per_position((particles,), horizon) if horizon > 1 else 0) + draws
+    text = engine.bytes_of_text() if horizon > 1 else 0
+    fitting = (budget // 2 - text) // each
+    if fitting < 1:
+        raise InputError(
+            f"memory {budget:,} bytes: {particles} particles and horizon {horizon} need at least {2 * (each + text):,} "
+            "for one position; raise the memory (--memory) or lower the particles, the horizon or the window"
+        )
+    blocks = -(-count // fitting)
+    return -(-count // blocks)

@@ -1,0 +1,19 @@
+"""Evolving text with a masked language model: a genetic algorithm, and exact Metropolis–Hastings."""
+
+from snellen.evolution_settings import Genetic, Metropolis
+from snellen.lookahead.evolution.chains import metropolis
+from snellen.lookahead.evolution.conditionals import Conditionals
+from snellen.lookahead.evolution.genetic import evolve
+from snellen.lookahead.evolution.result import Cost, Evolved, Member, read_population
+
+__all__ = [
+    "Conditionals",
+    "Cost",
+    "Evolved",
+    "Genetic",
+    "Member",
+    "Metropolis",
+    "evolve",
+    "metropolis",
+    "read_population",
+]

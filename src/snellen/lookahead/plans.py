@@ -1,0 +1,264 @@
+"""What a generation may be asked for, brought into one form and checked before any work.
+
+Two callers: our own, with the options of `Sampling`; and transformers' `generate`, which has made processors and
+criteria of its own options already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    PreTrainedModel,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation import EosTokenCriteria
+
+from snellen.errors import InputError
+from snellen.lookahead.settings import context_of
+
+# What transformers hands over besides, and what does not matter here.
+_INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "cache_params", "return_dict"})
+_CARRIED = ("past_key_values", "inputs_embeds", "token_type_ids")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Options of a direct call, under transformers' names.
+
+    Parameters
+    ----------
+    max_new_tokens, min_new_tokens
+        How many tokens are written at most, and at least (no end token before).
+    do_sample
+        Sample; otherwise the most probable token of the amplified distribution.
+    temperature, top_p, top_k
+        Applied to the amplified distribution; by default not at all. Only with `do_sample`.
+    eos_token_id
+        Tokens that end a row: by default the model's own, None or () for none.
+    pad_token_id
+        Behind the end of a row; by default the model's, else its end token.
+    """
+
+    max_new_tokens: int = 64
+    min_new_tokens: int = 0
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    eos_token_id: int | Sequence[int] | str | None = "model"
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("top_k", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} {value}: must be a whole number of at least {least}")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InputError(f"min_new_tokens {self.min_new_tokens}: above max_new_tokens, {self.max_new_tokens}")
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"temperature {self.temperature}: must be above 0 (for the best token: do_sample=False)")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p {self.top_p}: must lie above 0 and at most at 1")
+        for name in ("temperature", "top_p", "top_k"):
+            if not self.do_sample and getattr(self, name) != getattr(Sampling, name):
+                raise InputError(f"{name} {getattr(self, name)}: has no effect without sampling; add do_sample=True")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A generation, whoever asked for it."""
+
+    logits_processor: LogitsProcessorList
+    stopping_criteria: StoppingCriteriaList
+    attention_mask: Tensor | None
+    max_new_tokens: int
+    do_sample: bool
+    pad_token_id: int
+
+
+def direct_plan(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList | None,
+    stop: int | str | Sequence[int | str],
+    tokenizer: Any,
+    options: Mapping[str, Any],
+) -> Plan:
+    """The plan of a call of our own. Raises InputError."""
+    if not model.can_generate():
+        raise InputError(f"{type(model).__name__}: does not write text; a causal language model is needed")
+    options = dict(options)
+    mask = options.pop("attention_mask", None)
+    known = {field.name for field in fields(Sampling)}
+    if unknown := sorted(options.keys() - known):
+        raise InputError(f"option {unknown[0]!r}: not known; there are attention_mask, {', '.join(sorted(known))}")
+    sampling = Sampling(**options)
+    config = model.generation_config
+    eos = _ids(config.eos_token_id if sampling.eos_token_id == "model" else sampling.eos_token_id)
+    ids, texts = _stops(stop)
+    ends = [*dict.fromkeys([*eos, *ids])]
+    check_ids(model, "stop token", ends)
+    processors = LogitsProcessorList(logits_processor or [])
+    if sampling.min_new_tokens and ends:
+        processors.append(
+            MinNewTokensLengthLogitsProcessor(
+                input_ids.shape[-1], sampling.min_new_tokens, ends, device=str(model.device)
+            )
+        )
+    if sampling.temperature != 1:
+        processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
+    if sampling.top_k:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(float(sampling.top_p)))
+    pads = [*_ids(sampling.pad_token_id), *_ids(config.pad_token_id), *ends]
+    if not pads and len(input_ids) > 1 and (texts or stopping_criteria):
+        raise InputError("pad_token_id: the model has none, and rows may end at different lengths; give one")
+    return Plan(
+        logits_processor=processors,
+        stopping_criteria=_criteria(stopping_criteria, ends, texts, tokenizer, input_ids.shape[-1]),
+        attention_mask=mask,
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=sampling.do_sample,
+        pad_token_id=pads[0] if pads else 0,  # then no row ends before the others
+    )
+
+
+def transformers_plan(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList | None,
+    config: Any,
+    stop: int | str | Sequence[int | str],
+    tokenizer: Any,
+    model_kwargs: Mapping[str, Any],
+) -> Plan:
+    """The plan of a call by transformers' `generate`. Raises InputError for what it could ask and is not done here."""
+    for name, nothing in (("num_beams", 1), ("output_scores", False), ("output_logits", False)):
+        if getattr(config, name, None) not in (nothing, None):
+            raise InputError(f"{name}={getattr(config, name)}: not with lookahead; leave it out (see `details`)")
+    for name, value in model_kwargs.items():
+        if value is None or name in _INERT or name == "attention_mask" or name.startswith("output_"):
+            continue
+        if name not in _CARRIED:
+            raise InputError(f"option {name!r}: not known to lookahead; leave it out")
+        if name == "past_key_values" and value.get_seq_length() == 0:
+            continue
+        if name == "token_type_ids" and not bool(value.any()):
+            continue
+        raise InputError(f"{name}: lookahead begins with token ids alone; leave it out")
+    ids, texts = _stops(stop)
+    check_ids(model, "stop token", [*_ids(config.eos_token_id), *ids])
+    pads = [*_ids(config._pad_token_tensor), *_ids(config.eos_token_id), *ids]
+    return Plan(
+        logits_processor=LogitsProcessorList(logits_processor or []),
+        stopping_criteria=_criteria(stopping_criteria, ids, texts, tokenizer, input_ids.shape[-1]),
+        attention_mask=model_kwargs.get("attention_mask"),
+        max_new_tokens=int(config.max_length) - input_ids.shape[-1],
+        do_sample=bool(config.do_sample),
+        pad_token_id=pads[0] if pads else 0,
+    )
+
+
+def prompts_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[Int[Tensor, "own"]]:
+    """The rows without their padding. Raises InputError unless it is all on the left."""
+    if input_ids.ndim != 2 or input_ids.is_floating_point() or input_ids.shape[0] < 1:
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+    if input_ids.shape[1] == 0:
+        raise InputError("input_ids: an empty prompt; begin with the model's first token (BOS)")
+    if attention_mask is None:
+        return list(input_ids)
+    if attention_mask.shape != input_ids.shape:
+        raise InputError(f"attention_mask of shape {tuple(attention_mask.shape)}: must be {tuple(input_ids.shape)}")
+    seen = attention_mask.to(input_ids.device) != 0
+    if bool((seen.int().diff(dim=1) < 0).any()):
+        raise InputError("attention_mask: prompts must be padded on the left (tokenizer.padding_side = 'left')")
+    if not bool(seen.any(1).all()):
+        raise InputError("attention_mask: a prompt is all padding; begin it with the model's first token (BOS)")
+    return [row[own] for row, own in zip(input_ids, seen, strict=True)]
+
+
+def check_room(
+    model: PreTrainedModel, prompts: Sequence[Tensor], *, new: int, horizon: int, name: str = "max_new_tokens"
+) -> None:
+    """Raises InputError where a prompt, its new tokens and the branches behind the last exceed the model's context."""
+    limit, length = context_of(model), max(map(len, prompts))
+    if limit is None or length + new + horizon - 2 <= limit:
+        return
+    room = limit - length - horizon + 2
+    mend = f"at most {room} tokens can be new" if room > 0 else "shorten the prompt"
+    ahead = f" and {horizon - 1} of lookahead behind the last" if horizon > 1 else ""
+    raise InputError(
+        f"{name} {new}: with a prompt of {length} tokens{ahead} it exceeds the model's context of {limit}; {mend}"
+    )
+
+
+def check_ids(model: PreTrainedModel, what: str, ids: Sequence[int]) -> None:
+    """Raises InputError for a token that the model does not know."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    for token in {int(token) for token in ids}:
+        if not 0 <= token < vocabulary:
+            raise InputError(f"{what} {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
+
+
+class StopText:
+    """A row ends where what was written behind the prompt contains one of some texts."""
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any, prompt: int) -> None:
+        self.texts, self.tokenizer, self.prompt = list(texts), tokenizer, prompt
+        # A text that the newest token completes lies within so many tokens, unless tokens stand for no character.
+        self.reach = max(map(len, self.texts)) + 8
+
+    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Any, **kwargs: Any) -> Bool[Tensor, "batch"]:
+        new = input_ids[:, self.prompt :][:, -self.reach :]
+        written = (self.tokenizer.decode(row, skip_special_tokens=False) for row in new.tolist())
+        return torch.tensor([any(t in text for t in self.texts) for text in written], device=input_ids.device)
+
+
+def _criteria(
+    given: StoppingCriteriaList | None,
+    ends: Sequence[int],
+    texts: Sequence[str],
+    tokenizer: Any,
+    prompt: int,
+) -> StoppingCriteriaList:
+    criteria = StoppingCriteriaList(given or [])
+    if ends:
+        criteria.append(EosTokenCriteria(list(ends)))
+    if texts:
+        if tokenizer is None:
+            raise InputError(
+                f"stop {texts[0]!r}: a text needs the tokenizer: call snellen.lookahead.generate(…, tokenizer=…), "
+                "or give transformers' own stopping_criteria"
+            )
+        criteria.append(StopText(texts, tokenizer, prompt))
+    return criteria
+
+
+def _stops(stop: int | str | Sequence[int | str]) -> tuple[list[int], list[str]]:
+    given = [stop] if isinstance(stop, int | str) else list(stop)
+    for one in given:
+        if isinstance(one, bool) or not isinstance(one, int | str) or one == "":
+            raise InputError(f"stop {one!r}: must be a token id or a text")
+    return [one for one in given if isinstance(one, int)], [one for one in given if isinstance(one, str)]
+
+
+def _ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    return [int(value)] if isinstance(value, int) else [int(token) for token in value]

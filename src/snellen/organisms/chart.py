@@ -1,0 +1,85 @@
+"""Was the chart itself in order? The last self-test with this very code, for the reports of exams.
+
+A self-test says something about a number only where the code that made the number is the code that was tested. So its
+result is filed under a hash of that code: the rooms that search, score and judge.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from snellen.organisms.folders import folder, write
+
+SCHEMA = 1
+TESTED = ("attention", "lookahead", "measures", "results/statistics.py")
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 of the source of all that a gain is computed by, names and contents, whatever order files come in."""
+    spec = importlib.util.find_spec("snellen")
+    assert spec is not None and spec.submodule_search_locations
+    root = Path(spec.submodule_search_locations[0])
+    found = hashlib.sha256()
+    for name in TESTED:
+        files = [root / name] if name.endswith(".py") else (root / name).rglob("*.py")
+        for path in sorted(files, key=lambda path: path.relative_to(root).as_posix()):
+            content = path.read_bytes().replace(b"\r\n", b"\n")
+            found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()
+
+
+def place() -> Path:
+    return folder() / "self-test" / f"{code_hash()[:16]}.json"
+
+
+def keep(content: Mapping[str, Any]) -> Path:
+    """File the result of a whole self-test of this code. Raises OSError."""
+    path = place()
+    text = json.dumps({"schema": SCHEMA, "code": code_hash(), **content}, indent=1, ensure_ascii=False, allow_nan=False)
+    write(path, text.encode())
+    return path
+
+
+def recorded() -> dict[str, Any]:
+    """What `run.json` says of the chart: the self-test of this code, or why there is none."""
+    about: dict[str, Any] = {"examined": False, "code": code_hash()}
+    path = place()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if (content["schema"], content["code"]) != (SCHEMA, code_hash()):
+            raise ValueError("another schema or other code")
+        rows = [_brief(row) for row in content["rows"]]
+        return {
+            "examined": True, "code": code_hash(), "when": str(content["when"]), "passed": bool(content["passed"]),
+            "seeds": int(content["seeds"]), "organisms": rows,
+        }  # fmt: skip
+    except FileNotFoundError:
+        return about | {"reason": "the organisms were not examined with this code; run `snellen organisms`"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return about | {"reason": f"{path} cannot be read ({type(error).__name__}); run `snellen organisms` again"}
+
+
+def _brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a row of the self-test what a reader of another report wants: the gain by width and horizon, the placebo."""
+    judged = [point for point in row["points"] if point["width"] == row["width"]]
+    found = next((point for point in judged if point["horizon"] == row["horizon"]), None)
+    gain = {} if found is None else {name: float(found["gain"][name]) for name in ("value", "low", "high")}
+    return {
+        "name": str(row["name"]),
+        "expects": str(row["expects"]),
+        "passed": bool(row["passed"]),
+        "objections": [str(line) for line in row["objections"]],
+        **gain,
+        "placebo": max((abs(float(p["placebo"]["value"])) for p in judged), default=None),
+        "by_horizon": {str(p["horizon"]): float(p["gain"]["value"]) for p in judged},
+        "by_width": {
+            str(p["width"]): float(p["gain"]["value"]) for p in row["points"] if p["horizon"] == row["horizon"]
+        },
+    }

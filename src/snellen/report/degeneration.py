@@ -1,0 +1,191 @@
+"""The figures of `degeneration`: how plausible what was written is to the model, token by token, and what repeats."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pyarrow as pa
+from markupsafe import Markup
+
+from snellen.errors import InputError
+from snellen.report import charts, palette
+from snellen.report.data import Evidence
+from snellen.report.figures import Figure
+from snellen.report.text import number, visible
+from snellen.results.store import Run
+
+HUMAN = "human"
+NEEDED = {
+    "degeneration_metrics": {"decoding", "metric", "value", "difference", "difference_low", "difference_high"},
+    "degeneration_traces": {"decoding", "first", "last", "log_prob", "log_prob_low", "log_prob_high"},
+    "degeneration_texts": {"decoding", "prompt", "log_prob", "text"},
+}
+# Metric, title, unit of the axis.
+DIFFERENCES = (
+    ("seq-rep-4", "Repeated sequences of four tokens", "share, minus that of the human text"),
+    ("ends in a loop", "Texts that end in a loop", "share, minus that of the human text"),
+    ("distinct-2", "Different pairs of tokens", "share, minus that of the human text"),
+    ("drift of log-probability", "Drift of plausibility", "nats per token per 100 tokens, minus human"),
+)
+_HEIGHT, _LABEL = 230, 12  # of the traces; the least distance between two of their names
+
+
+def figures(evidence: Evidence) -> list[Figure]:
+    """None where the run did not measure it. Raises InputError for tables of another version."""
+    run = Run.read(evidence.folder)
+    found = {name: run.table(name) for name in NEEDED}
+    tables = {name: table for name, table in found.items() if table is not None}
+    if len(tables) < len(NEEDED):
+        return []
+    for name, needed in NEEDED.items():
+        if missing := sorted(needed - set(tables[name].column_names)):
+            raise InputError(f"{name}: no column {', '.join(missing)}; the run was made by another version of snellen")
+    headline = next((f.settings.get("decoding") for f in evidence.findings if f.measure == "degeneration"), None)
+    rows = tables["degeneration_metrics"].to_pylist()
+    drawn = [_example(tables["degeneration_texts"]), _traces(tables["degeneration_traces"].to_pylist(), headline)]
+    drawn += [_differences(rows, metric, title, unit) for metric, title, unit in DIFFERENCES]
+    return [figure for figure in drawn if figure is not None]
+
+
+def _shown(names: Sequence[str], headline: Any) -> dict[str, str]:
+    """The decodings whose traces are drawn, with their colours: few enough to be told apart."""
+    beam = next((name for name in names if name.startswith("beam")), None)
+    nucleus = [name for name in names if name.startswith("nucleus")]
+    power = next((name for name in names if name.startswith("power")), None)
+    wanted = {
+        HUMAN: palette.INK, "greedy": palette.PLACEBO, beam: palette.LOSS_STEPS[0], "pure": palette.MUTED,
+        nucleus[-1] if nucleus else None: palette.LINES[1], headline: palette.GAIN, power: palette.LINES[3],
+    }  # fmt: skip
+    return {name: colour for name, colour in wanted.items() if name in names}
+
+
+def _example(texts: pa.Table) -> Figure | None:
+    """Human against beam text behind one prompt: the one whose human text is the median in plausibility."""
+    rows = texts.select(["decoding", "prompt", "log_prob", "text"]).to_pylist()
+    human = [row for row in rows if row["decoding"] == HUMAN]
+    beam = {row["prompt"]: row for row in rows if row["decoding"].startswith("beam")}
+    if not human or not beam:
+        return None
+    human.sort(key=lambda row: float(np.mean(row["log_prob"])))
+    one = human[len(human) // 2]
+    other = beam[one["prompt"]]
+    points = [
+        {"place": place, "value": float(np.exp(value)), "who": who, "colour": colour}
+        for who, row, colour in ((HUMAN, one, palette.INK), (other["decoding"], other, palette.LOSS_STEPS[0]))
+        for place, value in enumerate(row["log_prob"], start=1)
+    ]
+    base = alt.Chart(alt.Data(values=points))
+    lines = base.mark_line(strokeWidth=1.4).encode(
+        x=_places("place:Q", len(one["log_prob"])),
+        y=alt.Y(
+            "value:Q", title="probability of the token", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=4)
+        ),
+        stroke=alt.Stroke("colour:N", scale=None),
+        detail="who:N",
+    )
+    said = "; ".join(f"{who}: mean probability {np.mean([p['value'] for p in points if p['who'] == who]):.2f}"
+                     for who in (HUMAN, other["decoding"]))  # fmt: skip
+    return Figure(
+        title="One prompt, token by token",
+        drawing=charts.svg(lines.properties(width=350, height=_HEIGHT), f"Probability of each token. {said}"),
+        caption="Dark: what the human wrote; orange: what beam search wrote behind the same prompt. Human text keeps "
+        "surprising the model; text of maximal probability does not. "
+        f"Beam search went on: \u201c{_cut(other['text'])}\u201d",
+    )
+
+
+def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
+    names = list(dict.fromkeys(str(row["decoding"]) for row in rows))
+    colours = _shown(names, headline)
+    points = [
+        {"place": (row["first"] + row["last"]) / 2, "who": row["decoding"], "colour": colours[row["decoding"]],
+         "value": row["log_prob"], "low": row["log_prob_low"], "high": row["log_prob_high"]}
+        for row in rows
+        if row["decoding"] in colours and row["log_prob"] is not None
+    ]  # fmt: skip
+    if not points:
+        return None
+    length = max(row["last"] for row in rows)
+    base = alt.Chart(alt.Data(values=points))
+    x, colour = _places("place:Q", length), alt.Stroke("colour:N", scale=None)
+    y = alt.Y("value:Q", title="mean log-probability, nats", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    band = (
+        base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        .mark_area(opacity=0.16)
+        .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", fill=alt.Fill("colour:N", scale=None), detail="who:N")
+    )
+    lines = base.mark_line(strokeWidth=1.6).encode(x=x, y=y, stroke=colour, detail="who:N")
+    ends = _names(points, colours)
+    words = (
+        alt.Chart(alt.Data(values=ends))
+        .mark_text(align="left", dx=4, fontSize=11)
+        .encode(x=alt.X("place:Q"), y="value:Q", text="who:N", fill=alt.Fill("colour:N", scale=None))
+    )
+    said = "; ".join(f"{end['who']}: {number(end['last'], 2)} at the end" for end in ends)
+    drawing = charts.svg(
+        alt.layer(band, lines, words).properties(width=350, height=_HEIGHT),
+        f"Mean log-probability by position in the continuation. {said}",
+    )
+    return Figure(
+        title="Plausibility along the text",
+        drawing=drawing,
+        caption="Mean over prompts of the model's own log-probability of each token; bands are intervals. A line above "
+        "that of the human text is text that is more predictable than people's, one that rises is a drift.",
+    )
+
+
+def _names(points: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The name of each line at its end, moved apart where they would overlap."""
+    last = {point["who"]: point for point in points}
+    ends = sorted(
+        ({"who": who, "place": point["place"], "value": point["value"], "last": point["value"], "colour": colours[who]}
+         for who, point in last.items()),
+        key=lambda end: end["value"],
+    )  # fmt: skip
+    spread = [point[side] for point in points for side in ("low", "high", "value") if point[side] is not None]
+    apart = (max(spread) - min(spread)) * _LABEL / _HEIGHT
+    for before, end in itertools.pairwise(ends):
+        end["value"] = max(end["value"], before["value"] + apart)
+    return ends
+
+
+def _differences(rows: Sequence[Mapping[str, Any]], metric: str, title: str, unit: str) -> Figure | None:
+    points = [
+        {"name": row["decoding"], "value": row["difference"], "low": row["difference_low"],
+         "high": row["difference_high"], "colour": _colour(row["decoding"]),
+         "fill": palette.PAPER if row["difference_low"] is None else _colour(row["decoding"])}
+        for row in rows
+        if row["metric"] == metric and row["decoding"] != HUMAN and row["difference"] is not None
+    ]  # fmt: skip
+    human = next((row for row in rows if row["metric"] == metric and row["decoding"] == HUMAN), None)
+    if not points or human is None:
+        return None
+    said = "; ".join(f"{point['name']}: {number(point['value'], sign=True)}" for point in points)
+    hollow = " Hollow: the same for every prompt, no interval." if any(p["low"] is None for p in points) else ""
+    drawing: Markup = charts.lying(
+        points, [point["name"] for point in points], f"{title}, difference from the human text. {said}", title=unit
+    )
+    return Figure(
+        title=title, drawing=drawing, caption=f"Zero is the human text, at {number(human['value'], 3)}.{hollow}"
+    )
+
+
+def _colour(name: str) -> str:
+    """Lookahead, sharpening without lookahead, and the ordinary decodings."""
+    if name.startswith(("amplified", "power")):
+        return palette.GAIN
+    return palette.PLACEBO if name.startswith("horizon 1") else palette.SHARPEN
+
+
+def _places(field: str, length: int) -> Any:
+    scale = alt.Scale(domain=[0, length], nice=False)
+    return alt.X(field, title="token of the continuation", scale=scale, axis=alt.Axis(grid=False, tickCount=6))
+
+
+def _cut(text: str) -> str:
+    words = " ".join(visible(text).split())
+    return words if len(words) <= 160 else words[:159] + "\u2026"

@@ -1,0 +1,112 @@
+"""What is expected of each organism: the model, the text it is judged on, and the answer known by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from snellen.errors import InputError
+from snellen.organisms.arms import Arms
+from snellen.organisms.cache import Tell, raised
+from snellen.organisms.catalogue import organism
+from snellen.organisms.couplets import Couplets
+from snellen.organisms.language import Language
+from snellen.organisms.markov import Markov
+from snellen.organisms.tables import exact, tempered
+from snellen.organisms.training import Moment
+
+ALL = 32  # beams: all ways that matter in every language but the couplets, whose dead ends are many
+TABLE = "exact table"  # the organism that is not trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination:
+    """One model judged on one text.
+
+    organism, stage: the model; `judged_on`: settings of the text's author that differ from the model's own; exponent:
+    the model is made too flat (below 1) or too sharp first; widths: the last one is judged, the others are shown;
+    horizon: judged; for a gain it just reaches the verdict, and all shorter ones must show nothing.
+    """
+
+    name: str
+    says: str
+    organism: str
+    expects: Literal["gain", "nothing", "shown"]
+    widths: tuple[int, ...]
+    horizon: int
+    judged_on: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = "trained"
+    exponent: float = 1.0
+    sequences: int = 2000
+    units: int = 40
+
+    def text(self, seed: int) -> Language:
+        own = Markov() if self.organism == TABLE else organism(self.organism).language
+        return replace(own, rules=seed, **self.judged_on)
+
+    def subject(self, seed: int, tell: Tell) -> tuple[PreTrainedModel, Moment | None]:
+        """The model, and what is known of its training. Raises `Refused` where it could not be raised."""
+        moment = None
+        if self.organism == TABLE:
+            language = self.text(seed)
+            assert isinstance(language, Markov)
+            model: PreTrainedModel = exact(language)
+        else:
+            moment = next(m for m in raised(organism(self.organism), seed, tell) if m.stage == self.stage)
+            model = moment.model
+        return (model if self.exponent == 1 else tempered(model, self.exponent)), moment
+
+    @property
+    def room(self) -> float | None:
+        """What a perfect choice could gain, nats a decision; None where that is not known in closed form."""
+        author = self.text(0)
+        plans = getattr(author, "planning", False) or getattr(author, "rhyming", False)
+        return author.room if isinstance(author, Arms | Couplets) and plans else None
+
+
+_MARKOV: dict[str, Any] = {"expects": "nothing", "widths": (4,), "horizon": 3, "sequences": 40}
+
+EXAMINATIONS = (
+    Examination(
+        name="pair, planning text", says="the model never learned to choose, the text chooses well",
+        organism="planless", judged_on={"planning": True}, expects="gain", widths=(3, 8, ALL), horizon=4,
+    ),
+    Examination(
+        name="pair, own text", says="the same model, on text that does not plan",
+        organism="planless", expects="nothing", widths=(ALL,), horizon=4,
+    ),
+    Examination(
+        name="planner", says="the model has seen planning, and cannot do it yet",
+        organism="planner", expects="gain", widths=(3, 8, ALL), horizon=4,
+    ),
+    Examination(
+        name="deep planner", says="the same, with a verdict two tokens further off",
+        organism="deep planner", expects="gain", widths=(3, 8, ALL), horizon=6,
+    ),
+    Examination(
+        name="internalised", says="the model looks ahead itself",
+        organism="internalised", expects="nothing", widths=(ALL,), horizon=4,
+    ),
+    Examination(
+        name="couplets, rhyming text", says="the model knows common words, the text chooses those that rhyme",
+        organism="couplets", judged_on={"rhyming": True}, expects="gain", widths=(6, 24, 96), horizon=3,
+    ),
+    Examination(
+        name="couplets, unrhymed text", says="the same model, on text that does not care",
+        organism="couplets", expects="nothing", widths=(96,), horizon=3,
+    ),
+    Examination(name="markov", says="nothing to plan; learned", organism="markov", **_MARKOV),
+    Examination(name="markov, too flat", says="p^0.5 of the same", organism="markov", exponent=0.5, **_MARKOV),
+    Examination(name="markov, too sharp", says="p^2 of the same", organism="markov", exponent=2.0, **_MARKOV),
+    Examination(name="exact table", says="nothing to plan; not learned", organism=TABLE, **_MARKOV),
+)  # fmt: skip
+
+
+def examination(name: str) -> Examination:
+    for one in EXAMINATIONS:
+        if one.name == name:
+            return one
+    raise InputError(f"examination {name!r}: known are {', '.join(one.name for one in EXAMINATIONS)}")

@@ -1,0 +1,184 @@
+"""All organisms, all seeds, a few at a time: each organism and seed is raised and examined in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from snellen.errors import InputError
+from snellen.organisms import chart
+from snellen.studies.examinations import EXAMINATIONS, Examination
+from snellen.studies.organisms import Row, SeedResult, as_dict, examine, judge
+
+SEEDS = 3  # below this a result is shown and not filed
+MOST_PROCESSES = 4
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Seconds on one quiet core, roughly: the longest begin first, so that no process is left with one at the end.
+_COST = {"internalised": 90, "couplets": 60, "deep planner": 50, "planner": 40, "planless": 40, "markov": 40}
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Rows in the order of `EXAMINATIONS`; complete: every examination, and seeds enough to be filed."""
+
+    rows: Sequence[Row]
+    seeds: int
+    complete: bool
+    seconds: float
+    when: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The outcome as JSON has it; the code that it belongs to beside it."""
+        return {
+            "schema": chart.SCHEMA, "code": chart.code_hash(), "when": self.when, "seeds": self.seeds,
+            "complete": self.complete, "passed": self.passed, "seconds": round(self.seconds, 1),
+            "rows": [as_dict(row) for row in self.rows],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The examinations of one organism with one seed."""
+
+    organism: str
+    seed: int
+    examinations: tuple[Examination, ...]
+
+
+def chosen(only: Sequence[str]) -> list[Examination]:
+    """Examinations by name, or by the name of their organism; all where none is named. Raises InputError."""
+    if not only:
+        return list(EXAMINATIONS)
+    known = [(name, one) for one in EXAMINATIONS for name in (one.name, one.organism)]
+    for wanted in only:
+        if wanted not in {name for name, _ in known}:
+            names = ", ".join(dict.fromkeys([*(one.organism for one in EXAMINATIONS), *(n for n, _ in known)]))
+            raise InputError(f"only {wanted!r}: no such organism; known are {names}")
+    return [one for one in EXAMINATIONS if one.name in only or one.organism in only]
+
+
+def self_test(
+    *,
+    seeds: int = SEEDS,
+    only: Sequence[str] = (),
+    processes: int | None = None,
+    tell: Tell = lambda line: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """Examine the organisms; a whole self-test is filed for the reports of exams (`organisms.chart`).
+
+    Numbers do not depend on `processes`: each works with one thread. `progress` is told how many of the jobs are done.
+
+    Raises
+    ------
+    InputError
+        No seeds, no processes, or an unknown name.
+    """
+    for name, value in (("seeds", seeds), ("processes", 1 if processes is None else processes)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} = {value!r}: must be a whole number of at least 1")
+    began = time.monotonic()
+    wanted = chosen(only)
+    jobs = _jobs(wanted, seeds)
+    at_once = min(processes or min(_cores(), MOST_PROCESSES), len(jobs))
+    results: list[SeedResult] = []
+    progress(0, len(jobs))
+    for done, (found, said) in enumerate(_run(jobs, at_once), start=1):
+        results += found
+        for line in said:
+            tell(line)
+        progress(done, len(jobs))
+    rows = [
+        judge(one, sorted((r for r in results if r.examination == one.name), key=lambda r: r.seed)) for one in wanted
+    ]
+    complete = len(wanted) == len(EXAMINATIONS) and seeds >= SEEDS
+    outcome = Outcome(rows=rows, seeds=seeds, complete=complete, seconds=time.monotonic() - began)
+    if complete:
+        try:
+            chart.keep(outcome.as_dict())
+        except OSError as error:
+            tell(f"{chart.place()} cannot be written ({error.strerror}): reports will say that nothing was examined")
+    return outcome
+
+
+def _jobs(wanted: Sequence[Examination], seeds: int) -> list[Job]:
+    organisms = dict.fromkeys(one.organism for one in wanted)
+    jobs = [
+        Job(organism=name, seed=seed, examinations=tuple(one for one in wanted if one.organism == name))
+        for name in sorted(organisms, key=lambda name: -_COST.get(name, 0))
+        for seed in range(seeds)
+    ]
+    return jobs
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _work(job: Job) -> tuple[list[SeedResult], list[str]]:
+    said: list[str] = []
+    found = [examine(one, job.seed, said.append) for one in job.examinations]
+    return found, said
+
+
+def _run(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[list[SeedResult], list[str]]]:
+    if at_once == 1:
+        with _one_thread():
+            yield from map(_work, jobs)
+        return
+    with _one_thread():  # processes inherit it before they import torch
+        pool = ProcessPoolExecutor(at_once, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
+        before = set(multiprocessing.active_children())
+        try:
+            waiting = [pool.submit(_work, job) for job in jobs]
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            # Nobody waits for the rest: what they were raising is raised again by the next command.
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
+        pool.shutdown()
+
+
+def _begin() -> None:
+    """In each process: an interrupt ends it at once, without a traceback of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread here and in processes started here: sums are then the same however many work beside."""
+    before, threads = {name: os.environ.get(name) for name in _THREADS}, torch.get_num_threads()
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+__all__ = ["Outcome", "chosen", "self_test"]
