@@ -2,6 +2,7 @@
 
     python benchmarks/evolution.py RECORDS.jsonl             # runs what is not in the file yet, then prints the tables
     python benchmarks/evolution.py RECORDS.jsonl --tables    # prints the tables of what is there
+    python benchmarks/evolution.py --loops                   # whether the pseudo-likelihood favours loops
 
 Each held-out document of `pocket` gives one prompt of 8 tokens, after its middle; every method writes 16 more. The two
 models share a vocabulary, so both score the same token ids. Both searches get the same budget of rows a prompt. A
@@ -32,7 +33,7 @@ from snellen.models.bundled import pocket_folder
 from snellen.models.masked import MaskedModel, load_masked
 
 PROMPT, LENGTH, TEXTS = 8, 16, 8
-PASSES = 6000  # rows of the masked model a prompt
+PASSES = 4000  # rows of the masked model a prompt
 COMMON: dict[str, Any] = {"length": LENGTH, "passes": PASSES}
 GENETIC: dict[str, Any] = {**COMMON, "slack": 0.0, "population": 16, "islands": 2, "generations": 10_000}
 METROPOLIS: dict[str, Any] = {**COMMON, "population": TEXTS, "steps": 10_000, "thin": 10}
@@ -133,8 +134,8 @@ METHODS: dict[str, Callable[..., Written]] = {
     "masked, written once": genetic(generations=0, population=TEXTS, islands=1, elite=0),
     "genetic": genetic(),
     "metropolis, T = 1": chains(),
-    "metropolis, T = .5": chains(temperature=0.5),
     "genetic, no repetition term": genetic(repetition=0.0),
+    "genetic, 4 × the budget": genetic(passes=4 * PASSES),
 }
 
 
@@ -172,7 +173,11 @@ def run(path: Path, methods: Sequence[str], limit: int | None) -> None:
         masked=load_masked(),
     )
     done = {(record["document"], record["method"]) for record in read(path)}
-    for number, (name, (prompt, real)) in enumerate(list(prompts(models.tokenizer).items())[:limit]):
+    chosen = list(prompts(models.tokenizer).items())
+    # Mixed, so that the first few are of several genres.
+    order = np.random.default_rng(0).permutation(len(chosen))[:limit].tolist()
+    for number in order:
+        name, (prompt, real) = chosen[number]
         for method in methods:
             if (name, method) in done:
                 continue
@@ -181,6 +186,23 @@ def run(path: Path, methods: Sequence[str], limit: int | None) -> None:
             with path.open("a") as out:
                 out.write(json.dumps(record, ensure_ascii=False) + "\n")
             print(f"{name}, {method}: masked {record['masked']:.2f}, causal {record['causal']:.2f}", flush=True)
+
+
+def loops() -> None:
+    """The real 16 tokens after each prompt, against the first four of them four times over."""
+    tokenizer, masked = AutoTokenizer.from_pretrained(pocket_folder()), load_masked()
+    real, looped = [], []
+    for prompt, following in prompts(tokenizer).values():
+        frame = frame_of(masked, prompt=tokenizer.decode(prompt), suffix="", longest=LENGTH)
+        bodies = [tuple(following), tuple(following[:4] * 4)]
+        scores = Conditionals(masked, frame).log_likelihoods(bodies)
+        real.append(scores[0].mean())
+        looped.append(scores[1].mean())
+    difference = np.array(looped) - np.array(real)
+    print(f"real {interval(np.array(real))}, looped {interval(np.array(looped))}, nats a token")
+    print(
+        f"looped − real {interval(difference)}; above it on {int((difference > 0).sum())} of {len(difference)} prompts"
+    )
 
 
 def interval(values: np.ndarray) -> str:
@@ -226,11 +248,17 @@ def tables(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", type=Path)
+    parser.add_argument("records", type=Path, nargs="?")
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--limit", type=int, help="the first so many prompts")
     parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--loops", action="store_true")
     settings = parser.parse_args()
+    if settings.loops:
+        loops()
+        return
+    if settings.records is None:
+        parser.error("a file for the records is needed")
     if not settings.tables:
         run(settings.records, settings.methods, settings.limit)
     tables(settings.records)

@@ -21,7 +21,11 @@ MODELS = {
 }
 HELD_OUT = "held-out documents of pocket"
 FULL_STEPS = 2000  # of the recipe that the bundled weights come from
+LINE_ENDS = "line ends: "
+MISSING = "not measured"
+MILLI = ["gain, thou-", "sandths of a", "nat a token"]
 BLUE, ORANGE, GREY = "#2563a8", "#b3401f", "#8a8a8a"
+SHADES = ("#8fbfe6", "#3f83bf", "#123f73")
 Row = dict[str, Any]
 
 
@@ -40,107 +44,133 @@ def clear(row: Row) -> int:
     return int(row["low"] > 0) - int(row["high"] < 0)
 
 
-def of_genres(rows: list[Row]) -> list[Row]:
-    return [row | {"model": MODELS[row["model"]]} for row in rows if row["text"] in GENRES]
+def grid(rows: list[str], columns: list[str], panel: Callable[[str, str], alt.Chart | None]) -> alt.TopLevelMixin:
+    """Panels side by side, each drawn from rows of its own: a facet of Vega shifts where a panel is missing."""
+    panels = []
+    for row in rows:
+        for column in columns:
+            drawn = panel(row, column)
+            if drawn is None:
+                nothing = alt.Chart(alt.Data(values=[{}]))
+                drawn = nothing.mark_text(color=GREY, fontSize=11).encode(text=alt.value(MISSING))
+            title = alt.TitleParams([row, column], fontSize=12, fontWeight="normal", anchor="start")
+            panels.append(drawn.properties(width=128, height=104, title=title))
+    return alt.concat(*panels, columns=len(columns))
+
+
+def thousandths(value: float) -> str:
+    """With its sign, and a zero without one."""
+    text = f"{1000 * value:+.1f}"
+    return "0.0" if float(text) == 0 else text
+
+
+def of_panel(rows: list[Row], model: str, text: str) -> list[Row]:
+    return [row for row in rows if MODELS.get(row["model"]) == model and row["text"] == text]
 
 
 def heatmap(rows: list[Row]) -> alt.TopLevelMixin:
     """Gain by width and horizon, one square a genre and model."""
-    signs = {1: "*", 0: "", -1: "*"}
-    cells = [
-        row
-        | {
-            "label": f"{1000 * row['gain']:+.1f}{signs[clear(row)]}",
-            "milli": 1000 * row["gain"],
-            "W": int(row["width"]),
-            "D": int(row["horizon"]),
-        }
-        for row in of_genres(rows)
-        if row["alpha"] is None
-    ]
-    most = max(5.0, *(abs(cell["milli"]) for cell in cells))
-    base = alt.Chart(alt.Data(values=cells)).encode(
-        x=alt.X("W:O", title="width W", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("D:O", title="horizon D", sort="descending"),
-    )
-    square = base.mark_rect(stroke="#fff").encode(
-        color=alt.Color(
-            "milli:Q",
-            title=["gain,", "thousandths", "of a nat", "a token"],
-            scale=alt.Scale(domain=[-most, 0, most], range=[ORANGE, "#f4f4f4", BLUE], interpolate="rgb"),
+    fitted = [row for row in rows if row["text"] in GENRES and row["alpha"] is None]
+    most = max(5.0, *(abs(1000 * row["gain"]) for row in fitted))
+
+    def panel(model: str, genre: str) -> alt.Chart | None:
+        cells = [
+            {
+                "label": thousandths(row["gain"]) + ("*" if clear(row) else ""),
+                "milli": 1000 * row["gain"],
+                "W": int(row["width"]),
+                "D": int(row["horizon"]),
+            }
+            for row in of_panel(fitted, model, genre)
+        ]
+        if not cells:
+            return None
+        base = alt.Chart(alt.Data(values=cells)).encode(
+            x=alt.X("W:O", title="width W", axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("D:O", title="horizon D", sort="descending"),
         )
-    )
-    text = base.mark_text(fontSize=11).encode(
-        text="label:N",
-        color=alt.condition(f"abs(datum.milli) > {0.6 * most}", alt.value("#fff"), alt.value("#222")),
-    )
-    return (
-        alt.layer(square, text)
-        .properties(width=130, height=96)
-        .facet(
-            column=alt.Column("text:N", sort=list(GENRES), title=None, header=alt.Header(labelFontSize=13)),
-            row=alt.Row("model:N", sort=list(MODELS.values()), title=None, header=alt.Header(labelFontSize=13)),
+        scale = alt.Scale(domain=[-most, 0, most], range=[ORANGE, "#f4f4f4", BLUE], interpolate="rgb")
+        square = base.mark_rect(stroke="#fff").encode(color=alt.Color("milli:Q", title=MILLI, scale=scale))
+        dark = f"abs(datum.milli) > {0.6 * most}"
+        text = base.mark_text(fontSize=11).encode(
+            text="label:N", color=alt.condition(dark, alt.value("#fff"), alt.value("#222"))
         )
-        .properties(title="Lookahead gain by genre and model (* the 95 % interval does not hold 0)")
+        return alt.layer(square, text)
+
+    title = "Lookahead gain by genre and model, α fitted (* the 95 % interval does not hold 0)"
+    return grid(list(MODELS.values()), list(GENRES), panel).properties(title=title)
+
+
+def points(
+    rows: list[Row], x: str, colour: str, colours: dict[str, str], unit: str, low: float, high: float, width: int = 128
+) -> alt.Chart | None:
+    """Values with their intervals and a line at zero; the axis, the same in all panels, runs from `low` to `high`."""
+    if not rows:
+        return None
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X(f"{x}:O", axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset(f"{colour}:N", sort=list(colours), scale=alt.Scale(paddingOuter=0.3)),
+        color=alt.Color(f"{colour}:N", title=None, scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
     )
+    y = alt.Y("low:Q", title=unit, scale=alt.Scale(domain=[low, high], nice=False))
+    zero = base.mark_rule(color=GREY, strokeDash=[3, 3]).encode(
+        x=alt.value(0), x2=alt.value(width), xOffset=alt.value(0), y=alt.datum(0), color=alt.value(GREY)
+    )
+    bars = base.mark_rule(strokeWidth=1.6).encode(y=y, y2="high:Q")
+    dots = base.mark_point(filled=True, size=30, opacity=1).encode(y="gain:Q")
+    return alt.layer(zero, bars, dots)
+
+
+def ends(rows: list[Row]) -> tuple[float, float]:
+    """The axis that holds every interval."""
+    if not rows:
+        raise SystemExit(
+            "the table has no rows for this figure: run scripts/genres/measure.py on the runs that make it"
+        )
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    room = 0.05 * (high - low)
+    return low - room, high + room
 
 
 def by_alpha(rows: list[Row]) -> alt.TopLevelMixin:
-    """Gain with α held fixed at the greatest width, a line for each horizon."""
-    chosen = [row for row in of_genres(rows) if row["alpha"] is not None and row["width"] == 8]
-    points = [row | {"D": f"D = {int(row['horizon'])}"} for row in chosen]
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("alpha:Q", title="α, held fixed", axis=alt.Axis(values=[0, 1, 2, 4])),
-        color=alt.Color("D:N", title="W = 8", scale=alt.Scale(range=["#9ecae9", "#4c8fc7", "#123f73"])),
-        xOffset="D:N",
-    )
-    scale = alt.Y("gain:Q", title="nats a token")
-    line = base.mark_line(strokeWidth=1.5).encode(y=scale)
-    bars = base.mark_rule(strokeWidth=1.2, opacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q")
-    dots = base.mark_point(filled=True, size=26, opacity=1).encode(y=scale)
-    zero = alt.Chart().mark_rule(color=GREY, strokeDash=[3, 3]).encode(y=alt.datum(0))
-    return (
-        alt.layer(zero, bars, line, dots, data=alt.Data(values=points))
-        .properties(width=150, height=110)
-        .facet(
-            column=alt.Column("text:N", sort=list(GENRES), title=None, header=alt.Header(labelFontSize=13)),
-            row=alt.Row("model:N", sort=list(MODELS.values()), title=None, header=alt.Header(labelFontSize=13)),
-        )
-        .properties(title="Lookahead gain with α held fixed, 95 % intervals")
+    """Gain with α held fixed at the greatest width, a colour for each horizon."""
+    chosen = [
+        row | {"α, held fixed": int(row["alpha"]), "search": f"W = 8, D = {int(row['horizon'])}"}
+        for row in rows
+        if row["text"] in GENRES and row["alpha"] is not None and row["width"] == 8 and row["low"] is not None
+    ]
+    colours = {f"W = 8, D = {d}": c for d, c in zip((2, 4, 8), SHADES, strict=True)}
+    axis = ends(chosen)
+
+    def panel(model: str, genre: str) -> alt.Chart | None:
+        return points(of_panel(chosen, model, genre), "α, held fixed", "search", colours, "nats a token", *axis)
+
+    return grid(list(MODELS.values()), list(GENRES), panel).properties(
+        title="Lookahead gain with α held fixed, 95 % intervals"
     )
 
 
 def line_ends(rows: list[Row]) -> alt.TopLevelMixin:
     """Gain and placebo at the first token of line-final words."""
-    chosen = [row for row in rows if row["text"].startswith("line ends") and row["alpha"] is None]
-    points = []
-    for row in chosen:
-        place = {
-            "model": MODELS[row["model"]],
-            "line": row["text"].removeprefix("line ends: "),
-            "D": f"D = {int(row['horizon'])}",
-        }
-        for name, prefix in (("lookahead", ""), ("placebo", "placebo_")):
-            value = row["gain"] if name == "lookahead" else row["placebo"]
-            points.append(
-                place | {"arm": name, "gain": value, "low": row[f"{prefix}low"], "high": row[f"{prefix}high"]}
-            )
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=alt.X("D:N", title=None, axis=alt.Axis(labelAngle=0)),
-        xOffset=alt.XOffset("arm:N", scale=alt.Scale(paddingInner=0.2, paddingOuter=0.35)),
-        color=alt.Color("arm:N", title=None, scale=alt.Scale(domain=["lookahead", "placebo"], range=[BLUE, GREY])),
-    )
-    bars = base.mark_rule(strokeWidth=2).encode(y=alt.Y("low:Q", title="nats a line-final word"), y2="high:Q")
-    dots = base.mark_point(filled=True, size=60, opacity=1).encode(y="gain:Q")
-    zero = alt.Chart().mark_rule(color=GREY, strokeDash=[3, 3]).encode(y=alt.datum(0))
-    return (
-        alt.layer(zero, bars, dots, data=alt.Data(values=points))
-        .properties(width=190, height=150)
-        .facet(
-            column=alt.Column("model:N", sort=list(MODELS.values()), title=None, header=alt.Header(labelFontSize=13)),
-            row=alt.Row("line:N", title=None, header=alt.Header(labelFontSize=13)),
-        )
-        .properties(title="Gain at the word that ends a line of a couplet (W = 8), 95 % intervals")
+    chosen: list[Row] = []
+    for row in rows:
+        if row["text"].startswith(LINE_ENDS) and row["alpha"] is None and row["low"] is not None:
+            place = {
+                "model": row["model"],
+                "text": row["text"].removeprefix(LINE_ENDS),
+                "horizon D": int(row["horizon"]),
+            }
+            chosen.append(place | {"arm": "lookahead", **{name: row[name] for name in ("gain", "low", "high")}})
+            placebo = {"gain": row["placebo"], "low": row["placebo_low"], "high": row["placebo_high"]}
+            chosen.append(place | {"arm": "placebo", **placebo})
+    axis = ends(chosen)
+
+    def panel(role: str, model: str) -> alt.Chart | None:
+        own = of_panel(chosen, model, role)
+        return points(own, "horizon D", "arm", {"lookahead": BLUE, "placebo": GREY}, "nats a word", *axis)
+
+    return grid(["first line", "second line"], list(MODELS.values()), panel).properties(
+        title="Gain at the word that ends a line of a couplet, W = 8, 95 % intervals"
     )
 
 
@@ -152,32 +182,24 @@ def step(model: str) -> int:
 def checkpoints(rows: list[Row]) -> alt.TopLevelMixin:
     """Gain and naive loss by training step."""
     chosen = [row for row in rows if row["text"] == HELD_OUT and row["alpha"] is None and row["horizon"] == 4]
-    points = [
-        row | {"step": step(row["model"]), "W": f"W = {int(row['width'])}", "loss": -row["naive"]} for row in chosen
+    found = [
+        row | {"training step": step(row["model"]), "W": f"W = {int(row['width'])}, D = 4", "loss": -row["naive"]}
+        for row in sorted(chosen, key=lambda row: step(row["model"]))
+        if row["low"] is not None
     ]
-    x = alt.X(
-        "step:Q", title=None, scale=alt.Scale(type="log"), axis=alt.Axis(values=sorted({p["step"] for p in points}))
-    )
-    base = alt.Chart(alt.Data(values=points)).encode(
-        x=x,
-        color=alt.Color("W:N", title="D = 4", scale=alt.Scale(range=["#9ecae9", "#4c8fc7", "#123f73"])),
-    )
-    gain = alt.layer(
-        alt.Chart().mark_rule(color=GREY, strokeDash=[3, 3]).encode(y=alt.datum(0)),
-        base.mark_rule(opacity=0.7).encode(y=alt.Y("low:Q", title="gain, nats a token"), y2="high:Q"),
-        base.mark_line(strokeWidth=1.5).encode(y="gain:Q"),
-        base.mark_point(filled=True, size=36, opacity=1).encode(y="gain:Q"),
-    ).properties(width=520, height=190, title="Lookahead gain of pocket's recipe as it learns, 95 % intervals")
+    colours = {f"W = {w}, D = 4": c for w, c in zip((2, 4, 8), SHADES, strict=True)}
+    gain = points(found, "training step", "W", colours, "gain, nats a token", *ends(found), width=560)
+    assert gain is not None
     loss = (
-        alt.Chart(alt.Data(values=[p for p in points if p["width"] == 8]))
-        .mark_line(point=True, color=ORANGE)
+        alt.Chart(alt.Data(values=[row for row in found if row["width"] == 8]))
+        .mark_line(point={"color": ORANGE}, color=ORANGE)
         .encode(
-            x=alt.X("step:Q", title="training step (4,096 tokens each)", scale=alt.Scale(type="log"), axis=axis),
+            x=alt.X("training step:O", title="training step (4,096 tokens each)", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("loss:Q", title="naive loss", scale=alt.Scale(zero=False)),
         )
-        .properties(width=520, height=90)
     )
-    return alt.vconcat(gain, loss)
+    title = "Lookahead gain of pocket's recipe as it learns, 95 % intervals"
+    return alt.vconcat(gain.properties(width=560, height=200, title=title), loss.properties(width=560, height=90))
 
 
 FIGURES: dict[str, Callable[[list[Row]], alt.TopLevelMixin]] = {

@@ -6,17 +6,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from draw import GENRES, HELD_OUT, MODELS, Row, clear, read, step
+from draw import GENRES, HELD_OUT, MODELS, Row, clear, read, step, thousandths
 
 WIDTHS, HORIZONS = (2, 4, 8), (2, 4, 8)
 
 
 def interval(row: Row, prefix: str = "") -> str:
     """In thousandths of a nat."""
-    value = row["placebo"] if prefix else row["gain"]
-    if row[f"{prefix}low"] is None:
-        return f"{1000 * value:+.1f} (no interval)"
-    return f"{1000 * value:+.1f} [{1000 * row[f'{prefix}low']:+.1f}, {1000 * row[f'{prefix}high']:+.1f}]"
+    value = thousandths(row["placebo"] if prefix else row["gain"])
+    low, high = row[f"{prefix}low"], row[f"{prefix}high"]
+    return f"{value} (no interval)" if low is None else f"{value} [{thousandths(low)}, {thousandths(high)}]"
 
 
 def marked(row: Row) -> str:
@@ -136,7 +135,7 @@ def census(rows: list[Row]) -> str:
         placebos = sum(row["placebo_low"] is not None and row["placebo_low"] > 0 for row in group)
         above, below = (sum(clear(row) == side for row in group) for side in (1, -1))
         counts = [str(len(group)), f"{0.025 * len(group):.1f}", str(above), str(below), str(placebos)]
-        out.append([name, *counts, f"{1000 * most['high']:+.1f} ({where})"])
+        out.append([name, *counts, f"{thousandths(most['high'])} ({where})"])
     head = ["question", "intervals", "expected on each side by chance", "above 0", "below 0", "placebos above 0"]
     return table([*head, "greatest upper bound"], out)
 

@@ -69,7 +69,7 @@ def held_out(folder: Path | str, count: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", default=MASKED)
-    parser.add_argument("--windows", type=int, default=2)
+    parser.add_argument("--windows", type=int, default=1)
     settings = parser.parse_args()
     print(json.dumps(held_out(settings.folder, settings.windows), indent=1))
 

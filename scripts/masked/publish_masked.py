@@ -24,7 +24,7 @@ from evaluate import POCKET
 MASKED = POCKET.parent / "pocket-masked"
 DOCS = POCKET.parents[3] / "docs"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-WINDOWS = 2  # of each document
+WINDOWS = 1  # of each document
 
 
 def curve(folders: list[Path]) -> list[dict[str, str]]:

@@ -1,8 +1,8 @@
-"""The chain against its enumerated target on a real masked model: all texts of a few free tokens between prompt and suffix.
+"""The chain against its enumerated target on a real masked model: all texts of a few free tokens in a frame.
 
     python scripts/masked/stationarity.py OUT/vh            # the folder of the heavy chain, from sapiens.py
 
-Two free residues in the third complementarity-determining region of the antibody in the `sapiens` package's README:
+By default two free residues in the third complementarity-determining region of the antibody in the README of `sapiens`:
 20² texts. Says how far the kernel that the code's own functions make is from keeping π, how far Gibbs sampling (every
 proposal accepted) is, and how far the samples of a run are, beside what their effective number lets one expect.
 """
@@ -23,10 +23,8 @@ from snellen.lookahead.evolution.frame import Body, frame_of
 from snellen.lookahead.evolution.writing import proposal
 from snellen.models.masked import MaskedModel, load_masked
 
-PROMPT = (
-    "QVQLVQSGVEVKKPGASVKVSCKASGYTFTNYYMYWVRQAPGQGLEWMGGINPSNGGTNFNEKFKNRVTLTTDSSTTTAYMELKSLQFDDTAVYYCARRDYR"
-)
-SUFFIX = "MGFDYWGQGTTVTVSS"  # between them the README's chain has FD; one residue is taken out of the suffix
+PROMPT = "QVQLVQSGVEVKKPGASVKVSCKASGYTFTNYYMYWVRQAPGQGLEWMGGINPSNGGTNFNEKFKNRVTLTTDSSTTTAYMELKSLQFDDTAVYYCARRDYR"
+SUFFIX = "MGFDYWGQGTTVTVSS"  # between them the README's chain has FD
 
 
 def kernel(
@@ -60,8 +58,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--length", type=int, default=2)
-    parser.add_argument("--chains", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--chains", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=400)
     settings = parser.parse_args()
     model = load_masked(settings.folder)
     texts, pi, matrix = kernel(model, settings.length, log_acceptance)
@@ -90,7 +88,7 @@ def main() -> None:
     print(f"expected of as many effective samples     {expected:.4f}")
     print(f"samples, effective (of the energy), R̂     {draws.size}, {run.convergence['effective_samples']:.0f}, "
           f"{run.convergence['r_hat']:.3f}")  # fmt: skip
-    print(f"acceptance, processor rows                {run.convergence['acceptance']:.3f}, {run.cost.passes}")
+    print(f"acceptance, rows of the model             {run.convergence['acceptance']:.3f}, {run.cost.passes}")
 
 
 if __name__ == "__main__":

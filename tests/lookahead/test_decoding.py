@@ -21,7 +21,7 @@ from tests.lookahead.architectures import CONFIGS, CONTEXT, VOCABULARY, tiny
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning"
 )
-SOON = ["gpt2", "llama", "mistral", "gemma2", "gemma3", "gpt_oss", "deepseek_v3", "gpt_neo", "mamba"]
+SOON = ["gpt2", "mistral", "gemma2", "gpt_oss", "deepseek_v3", "mamba"]
 LATER = [name for name in CONFIGS if name not in SOON]
 PLAIN = ["gpt_neo", "bloom", "gptj", "falcon", "mamba"]
 LENGTH = 9
@@ -55,7 +55,8 @@ def test_every_step_is_the_search_from_scratch(name: str) -> None:
     whole = beam(model, found.sequences, 4, 4, positions=(LENGTH - 1, LENGTH + new - 1))
     logits = model(found.sequences).logits[0].float()
     for i, (step, other) in enumerate(zip(found.steps[0], anew.steps[0], strict=True)):
-        ids, probs = beam(model, found.sequences[:, : LENGTH + i], 4, 4).next_token(alpha=how["alpha"])
+        last = LENGTH + i
+        ids, probs = beam(model, found.sequences[:, :last], 4, 4, positions=(last - 1, last)).next_token(alpha=1.5)
         for rollouts in (step.rollouts, other.rollouts):
             assert torch.equal(rollouts.step_tokens[0, 0], whole.step_tokens[0, i])
             assert torch.equal(rollouts.step_parents[0, 0], whole.step_parents[0, i])
@@ -69,11 +70,11 @@ def test_every_step_is_the_search_from_scratch(name: str) -> None:
         assert math.exp(step.amplified_log_prob) == pytest.approx(mix, abs=1e-4)
 
 
-@pytest.mark.parametrize(("width", "horizon"), [(1, 1), (1, 5), (5, 1), (2, 3), (3, 7), (VOCABULARY + 5, 2)])
+@pytest.mark.parametrize(("width", "horizon"), [(1, 1), (1, 5), (5, 1), (3, 7), (VOCABULARY + 5, 2)])
 @pytest.mark.parametrize("name", ["gemma3", "gpt_neo"])
 def test_any_width_and_horizon(name: str, width: int, horizon: int) -> None:
     model = tiny(name)
-    found = generate(model, prompt(), width=width, horizon=horizon, max_new_tokens=5, details=True, eos_token_id=None)
+    found = generate(model, prompt(), width=width, horizon=horizon, max_new_tokens=3, details=True, eos_token_id=None)
     for i, step in enumerate(found.steps[0]):
         last = LENGTH + i
         same_beams(step.rollouts, beam(model, found.sequences[:, :last], width, horizon, positions=(last - 1, last)))
@@ -84,7 +85,7 @@ def test_with_too_few_places_what_is_in_nobodys_way_is_dropped() -> None:
     search = growing(model, ids)
     search._free = search._free[: 4 * 3 + 1]  # those of one search's survivors, and of one chosen token
     random = torch.Generator().manual_seed(0)
-    for _ in range(12):
+    for _ in range(8):
         same_beams(search.rollouts(), beam(model, ids, 4, 4, positions=(ids.shape[1] - 1, ids.shape[1])))
         level = search.survivors()[-1]
         token = level[int(torch.randint(4, (), generator=random))].root
@@ -123,20 +124,20 @@ def test_the_prompt_is_run_once_and_chosen_tokens_are_not_run_again(monkeypatch:
 @pytest.mark.parametrize("sample", [True, False])
 def test_what_is_asked_for_besides_changes_no_text(mix: str, sample: bool) -> None:
     model = tiny("gpt2", scale=2.0)
-    options = {"mix": mix, "weight": 0.3, "max_new_tokens": 12, "do_sample": sample, "seed": 5, "eos_token_id": None}
+    options = {"mix": mix, "weight": 0.3, "max_new_tokens": 8, "do_sample": sample, "seed": 5, "eos_token_id": None}
     steps = []
     bare = generate(model, prompt(2), **options)
     full = generate(model, prompt(2), details=True, on_token=steps.append, **options)
     assert torch.equal(bare, full.sequences)
     assert [step.token for step in steps if step.row == 1] == bare[1, LENGTH:].tolist()
-    assert full.log_probs.shape == full.amplified_log_probs.shape == (2, 12)
+    assert full.log_probs.shape == full.amplified_log_probs.shape == (2, 8)
     if not sample:
         assert all(step.token == step.amplified[0][0] for step in steps)
 
 
 def test_samples_follow_the_mix() -> None:
     """Composition (q with probability w, else p), inverse transform and processors draw from the same distribution."""
-    model, draws = tiny("llama", scale=15.0), 2_000
+    model, draws = tiny("llama", scale=15.0), 1_200
     for mix in ("linear", "geometric"):
         how = Amplification(mix=mix, weight=0.8, alpha=20.0)
         search = growing(model, prompt())
@@ -150,7 +151,7 @@ def test_samples_follow_the_mix() -> None:
         ):
             frequency = torch.bincount(torch.tensor(chosen), minlength=VOCABULARY) / draws
             spread = (expected * (1 - expected) / draws).sqrt()
-            assert ((frequency - expected).abs() <= 4.5 * spread + 1e-4).all()
+            assert ((frequency - expected).abs() <= 4.5 * spread + 4 / draws).all()
             naive = search.logits().softmax(-1)
             assert ((frequency - naive).abs() > 6 * spread).any()  # the test could see a wrong distribution
 
@@ -160,9 +161,9 @@ def test_a_sure_model_is_not_asked_to_search(monkeypatch: pytest.MonkeyPatch) ->
     searched = []
     survivors = Growing.survivors
     monkeypatch.setattr(Growing, "survivors", lambda self: searched.append(1) or survivors(self))
-    options = {"max_new_tokens": 20, "eos_token_id": None}
+    options = {"max_new_tokens": 12, "eos_token_id": None}
     first = generate(model, ids, weight=0.1, **options)
-    assert 0 < len(searched) < 20
+    assert 0 < len(searched) < 12
     assert torch.equal(first, generate(model, ids, weight=0.1, details=True, **options).sequences)
     searched.clear()
     generate(model, ids, weight=0.0, do_sample=True, **options)
@@ -186,16 +187,16 @@ def test_as_custom_generate_with_left_padding() -> None:
     how = {"width": 3, "horizon": 3, "alpha": 2.0, "weight": 0.4}
     for sampling in ({}, {"do_sample": True, "top_k": 0, "temperature": 0.8, "top_p": 0.9, "seed": 4}):
         through = model.generate(
-            ids, attention_mask=mask, custom_generate=generate, max_new_tokens=8, **how, **sampling
+            ids, attention_mask=mask, custom_generate=generate, max_new_tokens=5, **how, **sampling
         )
-        direct = generate(model, ids, attention_mask=mask, max_new_tokens=8, **how, **sampling)
+        direct = generate(model, ids, attention_mask=mask, max_new_tokens=5, **how, **sampling)
         assert torch.equal(through, direct)
         assert torch.equal(
-            through, Lookahead(model, **how).generate(ids, attention_mask=mask, max_new_tokens=8, **sampling)
+            through, Lookahead(model, **how).generate(ids, attention_mask=mask, max_new_tokens=5, **sampling)
         )
         if not sampling:
             for i, row in enumerate(rows):
-                alone = generate(model, row[None], max_new_tokens=8, **how)
+                alone = generate(model, row[None], max_new_tokens=5, **how)
                 assert torch.equal(direct[i, 9:], alone[0, len(row) :])
 
 
@@ -243,7 +244,7 @@ class Letters:
 
 def test_rows_end_at_stop_tokens_and_texts() -> None:
     model, ids = tiny("llama", scale=2.0), prompt(2)
-    options = {"max_new_tokens": 20, "do_sample": True, "seed": 1, "pad_token_id": 0}
+    options = {"max_new_tokens": 14, "do_sample": True, "seed": 1, "pad_token_id": 0}
     free = generate(model, ids, eos_token_id=None, **options)[:, LENGTH:].tolist()
     stop = free[0][5]
 
@@ -261,9 +262,9 @@ def test_rows_end_at_stop_tokens_and_texts() -> None:
     pair = "".join(chr(64 + token) for token in free[0][3:5])
     found = generate(model, ids[:1], stop=pair, tokenizer=Letters(), eos_token_id=None, **options)[0, LENGTH:].tolist()
     assert found == free[0][:5]
-    late = generate(model, ids[:1], stop=stop, min_new_tokens=12, eos_token_id=None, **options)[0, LENGTH:].tolist()
-    assert stop not in late[:12]
-    assert len(late) >= 12
+    late = generate(model, ids[:1], stop=stop, min_new_tokens=10, eos_token_id=None, **options)[0, LENGTH:].tolist()
+    assert stop not in late[:10]
+    assert len(late) >= 10
 
 
 def test_a_streamer_hears_every_token() -> None:

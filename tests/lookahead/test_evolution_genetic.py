@@ -152,7 +152,7 @@ def test_selection_beats_drift(model):
     """The same with tournaments of one and no elite is a random walk: over seeds, selection ends higher."""
     common = {"length": 6, "population": 8, "islands": 1, "generations": 6}
     gains = []
-    for seed in range(4):
+    for seed in range(3):
         chosen = evolve(model, settings=Genetic(**common, seed=seed))
         drift = evolve(model, settings=Genetic(**common, seed=seed, tournament=1, elite=0))
         gains.append(chosen.trace[-1]["mean"] - drift.trace[-1]["mean"])
@@ -160,7 +160,7 @@ def test_selection_beats_drift(model):
 
 
 def test_the_repetition_term_acts(model):
-    common = {"length": 10, "population": 8, "islands": 1, "generations": 10}
+    common = {"length": 8, "population": 6, "islands": 1, "generations": 8}
     without, with_it = (evolve(model, settings=Genetic(**common, repetition=weight)) for weight in (0.0, 20.0))
     assert with_it.members[0].repetition < without.members[0].repetition
 
@@ -192,7 +192,7 @@ def test_a_population_file_goes_on(model, run, tmp_path):
     few = evolve(
         model, prompt="ab", suffix="c", settings=Genetic(**SMALL | {"population": 4, "generations": 0}), start=start
     )
-    assert {member.tokens for member in few.members} == set(start[:4])
+    assert {member.tokens for member in few.members} == set(list(dict.fromkeys(start))[:4])
 
 
 @pytest.mark.parametrize(

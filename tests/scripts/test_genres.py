@@ -217,3 +217,12 @@ def test_a_stopped_scoring_goes_on_where_it_was_and_says_what_the_model_says(scr
     first, second = scripts.measure.read(tmp_path / "run")
     assert (first.text, second.text) == ("line ends: first line", "line ends: second line")
     assert (first.table["index"].to_pylist(), second.table["index"].to_pylist()) == (list(range(20, 26)), [10, 11, 12])
+
+
+def test_a_zero_has_no_sign_in_tables(scripts) -> None:
+    assert [scripts.draw.thousandths(value) for value in (0.0, -0.00001, 0.0012, -0.0345)] == [
+        "0.0",
+        "0.0",
+        "+1.2",
+        "-34.5",
+    ]

@@ -57,12 +57,12 @@ class Layout:
         return torch.stack([nodes, *self.ancestors[::-1]], dim=1).clamp_min(0)
 
     @cached_property
-    def nothing(self) -> Bool[Tensor, "tokens 1 1 back"] | None:
+    def missing(self) -> Bool[Tensor, "tokens back"] | None:
         """Where `branches` names no node of the branch; None where it always does."""
         if self.even:
             return None
         ends = torch.tensor(self.depths, device=self.rows.device)[:, None]
-        return (torch.arange(len(self.ancestors) + 1, device=self.rows.device) >= ends)[:, None, None]
+        return torch.arange(len(self.ancestors) + 1, device=self.rows.device) >= ends
 
     def spread(self, x: Float[Tensor, "tokens heads dim"]) -> Float[Tensor, "height heads width dim"]:
         """Tokens at their places in the grid; where none stands, zeros, whose result is not read."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 # Scores of the explicit path are materialised; this bounds one block of them.
@@ -85,6 +85,44 @@ def shared_attention(
     split = (x.reshape(-1, queries, *x.shape[2:]).permute(1, 2, 0, *range(3, x.ndim)) for x in (out, lse))
     out, lse = (x.flatten(1, 2) for x in split)
     return out, lse
+
+
+# The score of a key that is not there: not −∞, since a softmax over nothing has no value.
+_NOTHING = -1e30
+
+
+def own_attention(
+    query: Float[Tensor, "queries heads dim"],
+    key: Float[Tensor, "queries keys kv_heads dim"],
+    value: Float[Tensor, "queries keys kv_heads vdim"],
+    *,
+    scale: float,
+    softcap: float | None = None,
+    missing: Bool[Tensor, "queries keys"] | None = None,
+) -> tuple[Float[Tensor, "queries heads vdim"], Float[Tensor, "queries heads"]]:
+    """Queries with keys of their own each, but for those that are `missing`.
+
+    Where all of a query's keys are missing its log-sum-exp is so low that a join gives it no weight.
+    """
+    grouped = query.reshape(len(query), key.shape[2], -1, query.shape[-1])
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    # Masks are kept from the CUDA operator, which wants them aligned.
+    fused = softcap is None and (query.device.type == "cpu" or (missing is None and _has_flash(query.device)))
+    if fused:
+        bias = None
+        if missing is not None:
+            bias = torch.zeros_like(missing, dtype=query.dtype).masked_fill_(missing, _NOTHING)[:, None, None]
+            bias = bias.expand(-1, -1, grouped.shape[2], -1)
+        out, lse = _flash(grouped, key, value, scale=scale, bias=bias)
+        return out.transpose(1, 2).flatten(1, 2), lse.transpose(1, 2).flatten(1, 2)
+    scores = (grouped @ key.transpose(-1, -2)).float() * scale
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if missing is not None:
+        scores = scores.masked_fill(missing[:, None, None], _NOTHING)
+    lse = torch.logsumexp(scores, dim=-1)
+    out = torch.exp(scores - lse[..., None]).to(value.dtype) @ value
+    return out.flatten(1, 2), lse.flatten(1, 2)
 
 
 def visible(first: int, last: int, window: int | None, *, device: torch.device) -> Tensor:

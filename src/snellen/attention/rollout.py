@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from snellen.attention.layout import Layout
-from snellen.attention.partial import prefix_attention, shared_attention
+from snellen.attention.partial import own_attention, prefix_attention, shared_attention
 from snellen.errors import Refused
 
 NAME = "snellen_rollout"
@@ -47,8 +47,7 @@ _INERT |= {
 }
 
 _FEW = 8  # nodes of a branch that are taken one by one; more are gathered at once
-_GATHERED_BYTES = 64 << 20  # of keys and values together
-_NOTHING = -1e30  # the score of a key that is not there; −∞ alone would be a softmax over nothing
+_GATHERED_BYTES = 4 << 20  # of keys and values together; they are read again at once, from the cache
 
 
 @dataclass
@@ -274,7 +273,7 @@ def _own_branch(
 
     A value may stand for several keys, as their mean under the softmax, with their log-sum-exp as its score.
     """
-    pool_key, pool_value = rollout.pool(module)
+    pool_key, pool_value = pools = rollout.pool(module)
     pool_key[layout.nodes], pool_value[layout.nodes] = key, value
     tokens, heads, _ = query.shape
     grouped = query.reshape(tokens, key.shape[1], heads // key.shape[1], -1)
@@ -291,14 +290,11 @@ def _own_branch(
     for start in range(0, reach, block):
         back = slice(start, min(start + block, reach))
         nodes = layout.branches[:, back]
-        keys, values = pool_key[nodes], pool_value[nodes]  # [tokens, back, kv_heads, dim]
-        score = _capped(torch.einsum("tkgd,tbkd->tkgb", grouped, keys).float() * scale, softcap)
-        if layout.nothing is not None:
-            score = score.masked_fill(layout.nothing[..., back], _NOTHING)
-        lse = torch.logsumexp(score, dim=-1)
-        weight = torch.exp(score - lse[..., None]).to(values.dtype)
-        scores.append(lse.flatten(1))
-        parts.append(torch.einsum("tkgb,tbkd->tkgd", weight, values).flatten(1, 2))
+        keys, values = (pool.index_select(0, nodes.flatten()).view(*nodes.shape, *pool.shape[1:]) for pool in pools)
+        missing = None if layout.missing is None else layout.missing[:, back]
+        out, lse = own_attention(query, keys, values, scale=scale, softcap=softcap, missing=missing)
+        scores.append(lse)
+        parts.append(out)
     return scores, parts
 
 

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from snellen.cli.evolve import evolve_texts
 from snellen.cli.generate import generate_texts
+from snellen.cli.organisms import examine_organisms
 from snellen.errors import InputError, Refused
 from snellen.request import Request
 
@@ -185,6 +186,7 @@ def convert(
 
 app.command(evolve_texts, name="evolve")
 app.command(generate_texts, name="generate")
+app.command(examine_organisms, name="organisms")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

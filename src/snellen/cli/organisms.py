@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snellen.cli.progress import Console, duration
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console as RichConsole
     from rich.table import Table
 
     from snellen.studies.organisms import Estimate, Row
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 NOT_AS_EXPECTED = 3
 
 
-def organisms(
+def examine_organisms(
     *,
     seeds: int = 3,
     only: list[str] | None = None,
@@ -50,14 +52,13 @@ def organisms(
     """
     from snellen import cli
 
-    console = cli._begin(quiet=quiet)
+    console = Watching(quiet=quiet)
+    cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")
     from snellen.results.files import replacing
     from snellen.studies.self_test import self_test
 
-    outcome = self_test(
-        seeds=seeds, only=only or (), processes=processes, tell=console.say, progress=_Jobs(console.say)
-    )
+    outcome = self_test(seeds=seeds, only=only or (), processes=processes, tell=console.say, progress=console.jobs)
     text = json_text.dumps(outcome.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     if out is not None:
         with replacing(out) as file:
@@ -70,18 +71,20 @@ def organisms(
         raise SystemExit(NOT_AS_EXPECTED)
 
 
-class _Jobs:
-    """One line a job that is done, with the time left."""
+class Watching(Console):
+    """Tells how many models have been examined: a line for each, with the time left."""
 
-    def __init__(self, say: Any) -> None:
-        self._say, self._began = say, time.monotonic()
+    def __init__(self, *, quiet: bool = False) -> None:
+        super().__init__(quiet=quiet)
+        self._started = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
-        from snellen.cli.progress import duration
-
-        spent = time.monotonic() - self._began
+    def jobs(self, done: int, total: int) -> None:
+        spent = time.monotonic() - self._started
         left = f", about {duration(spent / done * (total - done))} left" if 0 < done < total else ""
-        self._say(f"{done} of {total} models examined{left}")
+        self.say(f"{done} of {total} models examined{left}")
+
+    def state(self) -> str:
+        return ": models that were raised are kept; the same command examines them again"
 
 
 def show(outcome: Outcome) -> None:
@@ -155,15 +158,13 @@ def _by_horizon(rows: Sequence[Row]) -> Table | None:
     return table
 
 
-def _say_verdict(console: Console, outcome: Outcome, text: Any) -> None:
+def _say_verdict(console: RichConsole, outcome: Outcome, text: Any) -> None:
     judged = [row for row in outcome.rows if row.expects != "shown"]
     wrong = [row for row in judged if not row.passed]
     for row in outcome.rows:
         for line in row.objections:
             console.print(text(f"{row.name}: {line}"))
     said = "the chart is in order" if not wrong else f"{len(wrong)} of {len(judged)} NOT as expected"
-    from snellen.cli.progress import duration
-
     console.print(text(f"{said} ({len(judged)} examinations, {outcome.seeds} seeds, {duration(outcome.seconds)})"))
     if not outcome.complete:
         console.print(text("not filed for reports: that takes every organism and three seeds or more"))

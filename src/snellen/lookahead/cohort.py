@@ -74,8 +74,8 @@ class Cohort:
     ) -> Cohort:
         """Append `tokens` to the branches in `slot` and draw from where they lead; −1: an empty slot.
 
-        `hopeless` says, given keys and what is drawn at the nodes that are known already (+inf gaps elsewhere), which of
-        the others cannot matter: they are not run, and nothing is drawn there.
+        `hopeless` says, given keys and what is drawn at the nodes that are known already (+inf gaps elsewhere),
+        which of the others cannot matter: they are not run, and nothing is drawn there.
         """
         rows = slot.clamp_min(0)
         parents = self.nodes.gather(1, rows)

@@ -1,11 +1,13 @@
 """Beams of infinite width, estimated: weighted samples of completions from every position of a text at once.
 
-Without replacement (`without_replacement`): no completion twice, one sample for every exponent α; exact once the
-particles cover all completions; adaptive, or as a stochastic beam. *SMC* (`sequential`): particles drawn towards one α and resampled on the
-way, for horizons so long that a sample from p hardly meets the completions that p^α favours.
+Without replacement (`without_replacement`): no completion twice, one sample for every exponent α, exact once the
+particles cover all completions; adaptive, or as a stochastic beam. *SMC* (`sequential`): particles drawn towards one α
+and resampled on the way, with little noise of their own.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -85,7 +87,13 @@ def particles(
     if not 0 <= first < last <= length:
         raise InputError(f"positions {positions}: must be 0 <= first < last <= {length}, the length of the text")
     runner = engine_for(model, length=length, horizon=horizon, engine=engine)
-    options = {"particles": particles, "horizon": horizon, "budget": budget, "seed": seed, "exponent": exponent}
+    options: dict[str, Any] = {
+        "particles": particles,
+        "horizon": horizon,
+        "budget": budget,
+        "seed": seed,
+        "exponent": exponent,
+    }
     steps, real = [], []
     for text in input_ids.to(model.device):
         hidden = runner.read(text)

@@ -43,7 +43,7 @@ def race(log_pi: list[float], key: int) -> list[tuple[float, int]]:
 def stochastic_beam(
     model: PreTrainedModel, prefix: Tensor, *, particles: int, horizon: int, seed: int = 0, exponent: float = 1.5
 ) -> list[list[tuple[Tokens, float, float]]]:
-    """At each depth the completions that arrive first, in order: tokens, log p, log-weight (Kool et al., algorithm 1)."""
+    """At each depth the completions that arrive first, in order: tokens, log p, log-weight (Kool et al., alg. 1)."""
     root = context_keys(seed, prefix.tolist())[-1]
     # tokens, key, log p, log π, arrival
     kept: list[Any] = [((), root, 0.0, 0.0, -math.log(uniform(child_key(root, OWN))))]
@@ -56,9 +56,7 @@ def stochastic_beam(
             times = race(next_pi, key)
             for time, v in times:
                 later = arrival + (time - times[0][0]) / math.exp(log_pi)
-                children.append(
-                    ((*tokens, v), child_key(key, v), log_p + float(next_p[v]), log_pi + next_pi[v], later)
-                )
+                children.append(((*tokens, v), child_key(key, v), log_p + float(next_p[v]), log_pi + next_pi[v], later))
         children.sort(key=lambda child: child[-1])
         if len(children) > particles:
             bound = min(bound, children[particles][-1])
@@ -110,7 +108,7 @@ def sequential(
     With `stop` tokens as `power_sampling` numbers the draws at a node: in order of the particles that are there.
     """
     root = context_keys(seed, prefix.tolist())[-1]
-    cloud = [((), 0.0, -math.log(particles))] * particles
+    cloud: list[tuple[Tokens, float, float]] = [((), 0.0, -math.log(particles))] * particles
     before, depths = 0.0, []
     for depth, target in enumerate(targets, 1):
         grown, visits = [], dict.fromkeys((tokens for tokens, *_ in cloud), 0)
@@ -133,7 +131,9 @@ def sequential(
     return depths
 
 
-def _resampled(cloud: list[tuple[Tokens, float, float]], below: float, shift: float) -> list[tuple[Tokens, float, float]]:
+def _resampled(
+    cloud: list[tuple[Tokens, float, float]], below: float, shift: float
+) -> list[tuple[Tokens, float, float]]:
     weights = [math.exp(weight) for *_, weight in cloud]
     total, count = sum(weights), len(cloud)
     if total**2 / sum(w * w for w in weights) >= below * count and below < 1:

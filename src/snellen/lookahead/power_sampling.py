@@ -8,9 +8,9 @@ that have met a stop token cost nothing any more. The slow twin is `particle_ref
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,7 +122,13 @@ def power_sample(
     budget = bytes_of(memory)
     runner = engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
     stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=model.device)
-    options = {"particles": particles, "length": max_new_tokens, "exponent": exponent, "seed": seed, "budget": budget}
+    options: dict[str, Any] = {
+        "particles": particles,
+        "length": max_new_tokens,
+        "exponent": exponent,
+        "seed": seed,
+        "budget": budget,
+    }
     found = [_sample(runner, prompt, stop, settings=settings, **options) for prompt in input_ids.to(model.device)]
     tokens, log_probs, log_weights, evidence, stopped, effective = (torch.stack(x) for x in zip(*found, strict=True))
     return PowerSamples(

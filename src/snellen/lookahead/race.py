@@ -25,8 +25,8 @@ from snellen.lookahead.engine import Body
 from snellen.lookahead.head import finite_logits, rows_per_block
 
 CHUNK = 64
-# Rows of logits that are exponentiated at once: their copy should stay in the processor's cache.
-_SCRATCH_BYTES = 4 << 20
+# Rows that are drawn from at once: a copy of their logits, and numbers for some entries, should stay in the cache.
+_SCRATCH_BYTES = 2 << 20
 # The fractional parts of its multiples are spread more evenly than independent numbers, over any run of them.
 _GOLDEN_RATIO = 0.6180339887498949
 
@@ -79,32 +79,35 @@ def without_replacement(
     budget: int,
 ) -> Draws:
     """The `count` tokens that arrive first at each row's node, in order of arrival."""
-    block = _rows(body, budget, draws=count)
-    count = min(count, body.vocabulary)
+    block, few = _rows(body, budget, draws=count)
     parts = []
     for start in range(0, len(hidden), block):
-        logits, key = finite_logits(body, hidden[start : start + block]), keys[start : start + block, None]
-        norm, rates = _norms(logits, exponent)
-        total = rates.logsumexp(-1, keepdim=True)
-        chunks = torch.arange(rates.shape[1], device=key.device)
-        arrival = exponential(child_keys(key, CHUNKS - chunks), rates.dtype) / (rates - total).exp_()
-        soonest, chosen = arrival.topk(min(count, rates.shape[1]), dim=-1, largest=False)
-        ids, inside = _members(logits, chosen)
-        proposal = _powered(inside.to(rates.dtype), exponent) - total
-        time = (exponential(child_keys(key, ids), rates.dtype) / proposal.exp()).view(*chosen.shape, CHUNK)
-        gap = (soonest - soonest[:, :1])[..., None] + (time - time.amin(-1, keepdim=True))
-        gap = torch.where(torch.isfinite(time), gap, torch.inf).flatten(1)  # impossible tokens never arrive
-        gap, place = gap.topk(count, dim=-1, largest=False)
-        never = gap == torch.inf
-        parts.append(
-            Draws(
-                tokens=ids.gather(1, place).masked_fill_(never, -1),
-                log_probs=(inside.gather(1, place) - norm).masked_fill_(never, -torch.inf),
-                proposals=proposal.gather(1, place).float().masked_fill_(never, -torch.inf),
-                gaps=gap.log_().float(),
-            )
-        )
+        logits = finite_logits(body, hidden[start : start + block])
+        for i in range(0, len(logits), few):
+            here = keys[start + i : start + min(i + few, block)]
+            parts.append(_first_arrivals(logits[i : i + few], here[:, None], min(count, body.vocabulary), exponent))
     return joined(parts)
+
+
+def _first_arrivals(logits: Tensor, key: Tensor, count: int, exponent: float) -> Draws:
+    norm, rates = _norms(logits, exponent)
+    total = rates.logsumexp(-1, keepdim=True)
+    chunks = torch.arange(rates.shape[1], device=key.device)
+    arrival = exponential(child_keys(key, CHUNKS - chunks), rates.dtype) / (rates - total).exp_()
+    soonest, chosen = arrival.topk(min(count, rates.shape[1]), dim=-1, largest=False)
+    ids, inside = _members(logits, chosen)
+    proposal = _powered(inside.to(rates.dtype), exponent) - total
+    time = (exponential(child_keys(key, ids), rates.dtype) / proposal.exp()).view(*chosen.shape, CHUNK)
+    gap = (soonest - soonest[:, :1])[..., None] + (time - time.amin(-1, keepdim=True))
+    gap = torch.where(torch.isfinite(time), gap, torch.inf).flatten(1)  # impossible tokens never arrive
+    gap, place = gap.topk(count, dim=-1, largest=False)
+    never = gap == torch.inf
+    return Draws(
+        tokens=ids.gather(1, place).masked_fill_(never, -1),
+        log_probs=(inside.gather(1, place) - norm).masked_fill_(never, -torch.inf),
+        proposals=proposal.gather(1, place).float().masked_fill_(never, -torch.inf),
+        gaps=gap.log_().float(),
+    )
 
 
 def with_replacement(
@@ -139,55 +142,57 @@ def turns(
     Kronecker sequence, of lower variance than independent draws, over any run of neighbouring i. `owner` ascends.
     """
     most = int(turn.max()) + 1
-    block = _rows(body, budget, draws=most)
+    block, few = _rows(body, budget, draws=most)
     parts = []
     for start in range(0, len(hidden), block):
-        logits, key = finite_logits(body, hidden[start : start + block]), keys[start : start + block, None]
-        here = (owner >= start) & (owner < start + block)
-        row, nth = owner[here] - start, turn[here]
-        norm, rates = _norms(logits, exponent)
-        total = rates.logsumexp(-1, keepdim=True)
-        steps = torch.arange(most, device=key.device, dtype=rates.dtype) * _GOLDEN_RATIO
-        quantile = (uniform(child_keys(key, OWN), rates.dtype) + steps).remainder_(1)
-        chunk, quantile = (x[row, nth, None] for x in _inverse((rates - total).exp_(), quantile))
-        ids, inside = _members(logits, chunk, row)
-        proposal = _powered(inside.to(rates.dtype), exponent) - total[row]
-        place, _ = _inverse(proposal.exp(), quantile)
-        token, log_prob, log_proposal = (x.gather(-1, place)[:, 0] for x in (ids, inside - norm[row], proposal))
-        parts.append(
-            Draws(
-                tokens=token,
-                log_probs=log_prob,
-                proposals=log_proposal.float(),
-                gaps=torch.zeros_like(log_prob),
-            )
-        )
+        logits = finite_logits(body, hidden[start : start + block])
+        for i in range(0, len(logits), few):
+            first, last = start + i, start + min(i + few, block)
+            here = (owner >= first) & (owner < last)
+            rows = logits[i : i + few], keys[first:last, None]
+            parts.append(_turns(*rows, owner[here] - first, turn[here], most, exponent))
     return joined(parts)
+
+
+def _turns(logits: Tensor, key: Tensor, row: Tensor, turn: Tensor, most: int, exponent: float) -> Draws:
+    norm, rates = _norms(logits, exponent)
+    total = rates.logsumexp(-1, keepdim=True)
+    steps = torch.arange(most, device=key.device, dtype=rates.dtype) * _GOLDEN_RATIO
+    quantile = (uniform(child_keys(key, OWN), rates.dtype) + steps).remainder_(1)
+    chunk, quantile = (x[row, turn, None] for x in _inverse((rates - total).exp_(), quantile))
+    ids, inside = _members(logits, chunk, row)
+    proposal = _powered(inside.to(rates.dtype), exponent) - total[row]
+    place, _ = _inverse(proposal.exp(), quantile)
+    token, log_prob, log_proposal = (x.gather(-1, place)[:, 0] for x in (ids, inside - norm[row], proposal))
+    return Draws(tokens=token, log_probs=log_prob, proposals=log_proposal.float(), gaps=torch.zeros_like(log_prob))
 
 
 def joined(parts: list[Draws]) -> Draws:
     return Draws(**{field.name: torch.cat([getattr(p, field.name) for p in parts]) for field in fields(Draws)})
 
 
-def log_sums(logits: Float[Tensor, "rows vocab"], exponent: float) -> Float[Tensor, "rows chunks"]:
-    """log Σ exp(exponent · logit) over each chunk of the vocabulary; the last chunk may be short."""
+def log_sums(
+    logits: Float[Tensor, "rows vocab"], exponent: float
+) -> tuple[Float[Tensor, "rows chunks"], Float[Tensor, "rows chunks"]]:
+    """log Σ exp(logit) and log Σ exp(exponent · logit) of each chunk of the vocabulary; the last may be short."""
     rows, vocabulary = logits.shape
     whole = vocabulary // CHUNK * CHUNK
     parts = [logits[:, :whole].view(rows, -1, CHUNK)] if whole else []
     parts += [logits[:, None, whole:]] if whole < vocabulary else []
-    return torch.cat([_log_sum(part, exponent) for part in parts], dim=-1)
+    sums = [_log_sums(part, exponent) for part in parts]
+    return torch.cat([plain for plain, _ in sums], dim=-1), torch.cat([powered for _, powered in sums], dim=-1)
 
 
-def _log_sum(x: Tensor, exponent: float) -> Tensor:
-    """log Σ exp(exponent · x) over the last dimension, by a copy that stays small."""
+def _log_sums(x: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     peak = x.amax(-1)
     peak = torch.where(peak == -torch.inf, torch.zeros_like(peak), peak)  # a chunk of impossible tokens alone
-    sums = torch.empty_like(peak)
-    rows = max(1, _SCRATCH_BYTES // (4 * x[0].numel()))
-    for start in range(0, len(x), rows):
-        here = slice(start, start + rows)
-        sums[here] = _powered(x[here] - peak[here, :, None], exponent).exp_().sum(-1)
-    return sums.log_() + peak * exponent
+    below = x - peak[..., None]
+    powered = below.mul(exponent).exp_().sum(-1) if exponent not in (0, 1, 2) else None
+    mass = below.exp_()
+    plain = mass.sum(-1)
+    if powered is None:  # nothing to exponentiate again; squares lose only what a sum loses anyway
+        powered = (plain, mass.square_().sum(-1))[int(exponent) - 1] if exponent else (x > -torch.inf).sum(-1).float()
+    return plain.log() + peak, powered.log() + peak * exponent
 
 
 def _powered(x: Tensor, exponent: float) -> Tensor:
@@ -200,9 +205,8 @@ def _powered(x: Tensor, exponent: float) -> Tensor:
 def _norms(logits: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
     """log Σ exp of each row, [rows, 1], and the chunks' log Σ exp(exponent · logit), in float64 where there is one."""
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
-    plain = log_sums(logits, 1.0).to(exact)
-    norm = plain.logsumexp(-1, keepdim=True).float()
-    return norm, plain if exponent == 1 else log_sums(logits, exponent).to(exact)
+    plain, powered = (sums.to(exact) for sums in log_sums(logits, exponent))
+    return plain.logsumexp(-1, keepdim=True).float(), powered
 
 
 def _members(logits: Tensor, chosen: Tensor, row: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -228,8 +232,9 @@ def _inverse(
     return place, (1 - (reached.gather(-1, place) - target) / weight).clamp_(0, 1)
 
 
-def _rows(body: Body, budget: int, *, draws: int) -> int:
-    """Rows whose logits and noise fit half of `budget`."""
-    chunks = -(-body.vocabulary // CHUNK)
-    noise = 8 * 8 * (chunks + min(draws, chunks) * CHUNK)  # about eight numbers of eight bytes are held for each
-    return max(1, min(rows_per_block(body, budget), budget // (4 * noise)))
+def _rows(body: Body, budget: int, *, draws: int) -> tuple[int, int]:
+    """How many rows' logits are held at once, and how many of them are drawn from at once."""
+    entries = min(draws, -(-body.vocabulary // CHUNK)) * CHUNK
+    most = budget // 4  # beside the logits; about ten numbers of eight bytes are held for each entry
+    few = max(1, min(_SCRATCH_BYTES // (4 * body.vocabulary + 8 * entries), most // (80 * entries)))
+    return rows_per_block(body, budget), few

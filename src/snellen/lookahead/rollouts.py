@@ -105,7 +105,7 @@ def traced(
     step_log_probs: Float[Tensor, "batch pos depth width"],
     horizon: int,
 ) -> tuple[Int[Tensor, "batch pos width horizon"], Float[Tensor, "batch pos width horizon"]]:
-    """Each survivor at depth `horizon` traced back to its first token: tokens and log-probabilities (−1, −inf: empty)."""
+    """Each survivor at depth `horizon`, traced back: tokens and log-probabilities (−1 and −inf where empty)."""
     slot = torch.arange(step_tokens.shape[3], device=step_tokens.device).expand(*step_tokens.shape[:2], -1)
     empty = step_tokens[:, :, horizon - 1] < 0
     tokens, log_probs = [], []

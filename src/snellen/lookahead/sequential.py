@@ -1,11 +1,11 @@
 """Sequential Monte Carlo for the power distribution p(c)^α, from every position of a text at once.
 
-Particles are drawn token by token from a proposal π, weighted towards p^α and resampled (systematically) when few of them
+Particles are drawn token by token from a proposal π, weighted towards p^α and resampled (systematically) when few
 carry the weight: Power-SMC (arXiv 2602.10273). With target exponents α_1, …, α_D = α the weight of step d is
 
     p(c_1…c_d)^{α_d} / (p(c_1…c_{d−1})^{α_{d−1}} π(c_d))
 
-and the mean of the weights, carried over resamplings, is an unbiased estimate of Σ p(c)^α (Del Moral 2004, section 7.4).
+and the mean of the weights, carried over resamplings, is an unbiased estimate of Σ p(c)^α (Del Moral 2004, §7.4).
 Particles that have the same completion so far share its node, and so do those of other positions that follow the
 text. The slow twin is `particle_reference.sequential`.
 """

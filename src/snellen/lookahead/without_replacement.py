@@ -9,8 +9,8 @@ is summed. So one sample serves p^α with every α, and the survivors at depth d
 rates π(c), the product of their tokens' proposals. A prefix arrives with the first of its completions.
 
 *Adaptive* (the idea of Fearnhead & Clifford 2003 and of Shah & Kroese 2018, without-replacement resampling for particle
-filters on finite spaces): a fresh race at each depth, with rates w · p(prefix)^β, w the weight so far. It knows at each depth
-what earlier ones have found, and follows p^β itself and not a product of normalised proposals, so that a
+filters on finite spaces): a fresh race at each depth, with rates w · p(prefix)^β, w the weight so far. So it
+follows p^β itself and not a product of normalised proposals, so that a
 completion that carries much of the sum is nearly sure to be kept. As β grows it becomes beam search.
 
 The slow twin is `particle_reference.without_replacement`.
@@ -128,7 +128,7 @@ class _Race:
         if not self.adaptive:
             self.rate = self.mass
             return
-        # log Σ_v p(v)^β, from any of the draws. It is at most 0 for β ≥ 1, which bounds the arrival where none is known.
+        # log Σ_v p(v)^β, from any of the draws. For β ≥ 1 it is at most 0: a bound on the arrival where none is known.
         norm = self.exponent * draws.log_probs[..., 0].to(self.mass.dtype) - draws.proposals[..., 0]
         self.rate = self.mass + torch.where(draws.tokens[..., 0] >= 0, norm, 0.0)
         self.arrival = self._waiting(keys) - self.rate

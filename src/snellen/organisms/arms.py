@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.errors import InputError
-from snellen.organisms.language import Floats, Ids, Language, at_least, certain, share
+from snellen.organisms.language import Floats, Ids, Language, among, at_least, certain, share
 
 BOS, ASK, OK = 0, 1, 2
 _FIRST = 3  # permutations, states and noise follow
@@ -122,6 +122,10 @@ class Arms(Language):
         return np.stack([*head, *(self._state(s) for s in path), verdict], axis=1)
 
     def log_probs(self, sequences: Ids) -> Floats:
+        moves_at = slice(_FIRST, self._state(0))
+        states_at, ends_at = slice(self._state(0), self._noise(0)), slice(OK, self.vocabulary)
+        kinds = [slice(BOS, BOS + 1), *[moves_at] * self.depth, states_at, slice(ASK, ASK + 1)]
+        sequences, lawful = among(sequences, [*kinds, *[states_at] * (self.depth + 1), ends_at])
         moves, goal, path = self._parts(sequences)
         out = np.zeros(sequences.shape)
         out[:, 1 : 1 + self.depth] = -math.log(self.permutations)
@@ -137,13 +141,12 @@ class Arms(Language):
         verdict = sequences[:, -1]
         reached, fine, noise = path[:, -1] == goal, verdict == OK, verdict >= self._noise(0)
         out[:, -1] = np.where(reached & fine, 0.0, np.where(~reached & noise, -math.log(self.noise), -np.inf))
-        return out
+        return np.where(lawful, out, -np.inf)
 
     def predict(self, prefix: Sequence[int]) -> Floats:
         place, vocabulary = len(prefix), self.vocabulary
-        for i, token in enumerate(prefix):
-            if not (0 <= token < vocabulary and self.predict(prefix[:i])[token] > 0):
-                raise self.impossible(prefix)
+        if prefix and not (0 <= prefix[-1] < self.vocabulary and self.predict(prefix[:-1])[prefix[-1]] > 0):
+            raise self.impossible(prefix)
         out = np.zeros(vocabulary)
         if place in (0, self.depth + 2):
             return certain(vocabulary, ASK if place else BOS)

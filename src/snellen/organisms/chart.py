@@ -24,7 +24,8 @@ TESTED = ("attention", "lookahead", "measures", "results/statistics.py")
 def code_hash() -> str:
     """SHA-256 of the source of all that a gain is computed by, names and contents, whatever order files come in."""
     spec = importlib.util.find_spec("snellen")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     root = Path(spec.submodule_search_locations[0])
     found = hashlib.sha256()
     for name in TESTED:

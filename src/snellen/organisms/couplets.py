@@ -3,10 +3,10 @@
     BOS w … w S M E / w … w S M E
 
 A line ends in a word of three tokens: stem S, middle M (certain, given the stem) and ending E. The ending carries the
-rhyme. Each stem forms words with a few rhymes only (*orange* with none that is called for, *mari-gold* with *cold*): where
-it has a word that rhymes with line one, that word's ending is certain, otherwise one of N endings that rhyme with
-nothing: a dead end that is met two tokens after the stem was chosen. The *frequency* author chooses the stem of line two by
-how common it is; the *rhyming* author chooses, with probability 1 − error, among those that rhyme.
+rhyme. Each stem forms words with a few rhymes only (*mari-gold* with *cold*, *or-ange* with none that is called for):
+where it has a word that rhymes with line one, that word's ending is certain, otherwise it is one of N endings that
+rhyme with nothing: a dead end, met two tokens after the stem was chosen. The *frequency* author chooses the stem of
+line two by how common it is; the *rhyming* author chooses, with probability 1 − error, among those that rhyme.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snellen.errors import InputError
-from snellen.organisms.language import Floats, Ids, Language, at_least, certain, share
+from snellen.organisms.language import Floats, Ids, Language, among, at_least, certain, share
 
 BOS, BREAK = 0, 1
 _FIRST = 2  # words, stems, middles, endings, free endings follow
@@ -64,7 +64,7 @@ class Couplets(Language):
 
     @property
     def vocabulary(self) -> int:
-        return self._free(0) + self.noise
+        return int(self._free(0)) + self.noise
 
     @property
     def length(self) -> int:
@@ -147,6 +147,12 @@ class Couplets(Language):
         return out
 
     def log_probs(self, sequences: Ids) -> Floats:
+        words, stems = slice(_FIRST, self._stem(0)), slice(self._stem(0), self._middle(0))
+        middles, rhymed = slice(self._middle(0), self._rhymed(0)), slice(self._rhymed(0), self._free(0))
+        line = [*[words] * self.filler, stems, middles]
+        end = slice(self._rhymed(0), self.vocabulary)
+        kinds = [slice(BOS, BOS + 1), *line, rhymed, slice(BREAK, BREAK + 1), *line, end]
+        sequences, lawful = among(sequences, kinds)
         out = np.zeros(sequences.shape)
         first, at = self.filler + 1, self.decisions[0]
         for start in (1, at - self.filler):
@@ -159,17 +165,16 @@ class Couplets(Language):
             out[:, at] = np.log(self.choice[rhyme, two])
             for place, stem in ((first, one), (at, two)):
                 out[:, place + 1] = np.log(sequences[:, place + 1] == self._middle(middle[stem]))
-            lawful = self.fits[rhyme, one] & (sequences[:, first + 2] == self._ending(one, rhyme))
-            out[:, first + 2] = np.where(lawful, -math.log(self.rhymes_each), -np.inf)
+            own = self.fits[rhyme, one] & (sequences[:, first + 2] == self._ending(one, rhyme))
+            out[:, first + 2] = np.where(own, -math.log(self.rhymes_each), -np.inf)
             last, rhymed = sequences[:, at + 2], self.fits[rhyme, two]
             free = np.where(last >= self._free(0), -math.log(self.noise), -np.inf)
             out[:, at + 2] = np.where(rhymed, np.log(last == self._ending(two, rhyme)), free)
-        return out
+        return np.where(lawful, out, -np.inf)
 
     def predict(self, prefix: Sequence[int]) -> Floats:
-        for i, token in enumerate(prefix):
-            if not (0 <= token < self.vocabulary and self.predict(prefix[:i])[token] > 0):
-                raise self.impossible(prefix)
+        if prefix and not (0 <= prefix[-1] < self.vocabulary and self.predict(prefix[:-1])[prefix[-1]] > 0):
+            raise self.impossible(prefix)
         out = np.zeros(self.vocabulary)
         line, place = divmod(len(prefix), self.filler + _WORD + 1)
         if line > 1:

@@ -1,4 +1,4 @@
-"""What a language with a known answer is: it can be sampled, and its own next-token distribution can be said exactly."""
+"""What a language with a known answer is: it can be sampled, and its next-token distribution is known exactly."""
 
 from __future__ import annotations
 
@@ -73,6 +73,16 @@ class Language(abc.ABC):
     def impossible(self, prefix: Sequence[int]) -> InputError:
         shown = " ".join(self.spell(t) if 0 <= t < self.vocabulary else f"?{t}" for t in prefix)
         return InputError(f"prefix {shown!r}: {type(self).__name__} never writes this")
+
+
+def among(sequences: Ids, places: Sequence[slice]) -> tuple[Ids, NDArray[np.bool_]]:
+    """Sequences with every token that is of the wrong kind for its place replaced by one that is not, and where not.
+
+    places: [length] the ids that may stand there.
+    """
+    first, last = (np.array([place.start for place in places]), np.array([place.stop - 1 for place in places]))
+    kept: Ids = np.clip(sequences, first, last)
+    return kept, kept == sequences
 
 
 def certain(vocabulary: int, token: int) -> Floats:

@@ -1,7 +1,7 @@
 """Markov text of order 2: nothing in it can be planned, since what follows depends on the last two tokens alone.
 
-Lookahead cannot help an exact model of it, nor a model made too flat or too sharp (`tables.tempered`) once a control has
-undone that. Both hold for every α, D and W, so a gain here is a fault of the measurement.
+Lookahead cannot help an exact model of it, nor a model made too flat or too sharp (`tables.tempered`) once a control
+has undone that. Both hold for every α, D and W, so a gain here is a fault of the measurement.
 """
 
 from __future__ import annotations

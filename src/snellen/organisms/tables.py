@@ -19,7 +19,7 @@ from snellen.errors import InputError
 from snellen.organisms.markov import Markov
 
 
-class TableConfig(PretrainedConfig):
+class TableConfig(PretrainedConfig):  # type: ignore[misc]  # transformers has no types
     """tokens: vocabulary of an order-2 table; max_position_embeddings: longest text."""
 
     model_type = "snellen-table"
@@ -31,7 +31,7 @@ class TableConfig(PretrainedConfig):
         super().__init__(vocab_size=tokens, tie_word_embeddings=False, **rest)
 
 
-class TableModel(PreTrainedModel):
+class TableModel(PreTrainedModel):  # type: ignore[misc]  # transformers has no types
     """The hidden state is the context itself (one of (tokens + 1)² pairs, one-hot), the head its log-probabilities."""
 
     config_class = TableConfig
@@ -53,9 +53,7 @@ class TableModel(PreTrainedModel):
     def get_decoder(self) -> nn.Module:
         return self.context
 
-    def forward(
-        self, input_ids: Tensor, use_cache: bool = False, return_dict: bool = True
-    ) -> CausalLMOutputWithPast:
+    def forward(self, input_ids: Tensor, use_cache: bool = False, return_dict: bool = True) -> CausalLMOutputWithPast:
         hidden = self.context(input_ids=input_ids).last_hidden_state
         return CausalLMOutputWithPast(logits=self.head(hidden))
 
@@ -83,11 +81,14 @@ class Contexts(nn.Module):
 
 def exact(language: Markov) -> TableModel:
     """The author of a Markov text as a model."""
-    model = TableModel(TableConfig(tokens=language.tokens, max_position_embeddings=language.size + 16)).eval()
+    model: TableModel = TableModel(
+        TableConfig(tokens=language.tokens, max_position_embeddings=language.size + 16)
+    ).eval()
     table = torch.from_numpy(np.log(language.table).reshape(-1, language.tokens)).float()
     with torch.no_grad():
         model.head.weight.copy_(table.T)
-    return model.requires_grad_(False)
+    model.requires_grad_(False)
+    return model
 
 
 def tempered(model: PreTrainedModel, exponent: float) -> PreTrainedModel:

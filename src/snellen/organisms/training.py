@@ -23,7 +23,6 @@ from snellen.organisms.language import Floats, Language, at_least
 
 ROOM = 16  # places beyond the language's own length, for branches that look further than its end
 _TEXT, _HELD_OUT, _INIT = 1, 2, 3  # streams of random numbers
-_HELD_OUT_SEQUENCES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +68,12 @@ class Training:
     warmup: int = 50
     weight_decay: float = 0.01
     check_every: int = 25
+    held_out: int = 2048
     most_steps: int = 1500
     attempts: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "batch", "check_every", "most_steps", "attempts"):
+        for name in ("layers", "width", "heads", "batch", "check_every", "held_out", "most_steps", "attempts"):
             at_least(name, getattr(self, name), 1)
         at_least("warmup", self.warmup, 0)
         if self.width % self.heads:
@@ -152,7 +152,7 @@ def _attempt(
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=training.learning_rate, betas=(0.9, 0.99), weight_decay=training.weight_decay
     )
-    held_out = language.sample(_HELD_OUT_SEQUENCES, seed=[seed, attempt, _HELD_OUT])
+    held_out = language.sample(training.held_out, seed=[seed, attempt, _HELD_OUT])
     author = language.losses(language.log_probs(held_out))
     moments: list[Moment] = []
     losses: dict[str, float] = {}
@@ -162,7 +162,7 @@ def _attempt(
         text = language.sample(training.batch, seed=[seed, attempt, _TEXT, step])
         loss = -_log_probs(model, torch.from_numpy(text))[:, 1:].mean()
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step % training.check_every and step != training.most_steps:
             continue
@@ -207,6 +207,7 @@ def _log_probs(model: PreTrainedModel, sequences: Tensor) -> Tensor:
 @torch.no_grad()
 def log_probs(model: PreTrainedModel, sequences: Any) -> Floats:
     """[number, length] log-probability of each token of `sequences`, 0 for the first."""
-    parts = torch.from_numpy(sequences).to(model.device).split(512)
-    out: Floats = torch.cat([_log_probs(model, part).cpu() for part in parts]).double().numpy()
+    text = torch.from_numpy(sequences).to(model.device)
+    parts = [_log_probs(model, text[start : start + 512]).cpu() for start in range(0, len(text), 512)]
+    out: Floats = torch.cat(parts).double().numpy()
     return out

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import escape
 
-_LINE, _GAP, _TOP, _ROOT, _BOX, _END = 32, 26, 24, 74, 128, 66
+_LINE, _GAP, _TOP, _ROOT, _BOX, _END = 32, 26, 24, 84, 128, 66
 _ROOM = 78  # pixels of a box that its token may take; the rest is its probability's
 
 

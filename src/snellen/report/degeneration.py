@@ -127,7 +127,7 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     )
     said = "; ".join(f"{end['who']}: {number(end['last'], 2)} at the end" for end in ends)
     drawing = charts.svg(
-        alt.layer(band, lines, words).properties(width=350, height=_HEIGHT),
+        alt.layer(band, lines, words).properties(width=275, height=_HEIGHT),
         f"Mean log-probability by position in the continuation. {said}",
     )
     return Figure(

@@ -1,8 +1,10 @@
 "use strict";
 // The token that is looked at stands out in the text; arrow keys move; the theme can be chosen.
 (() => {
+  // Not :target, which is not set yet when a page is opened at one of its tokens.
+  const shown = () => document.getElementById(location.hash.slice(1)) || document.querySelector(".choice");
   const open = () => {
-    const section = document.querySelector(".choice:target") || document.querySelector(".choice");
+    const section = shown();
     if (!section) return;
     document.querySelectorAll(".t.open").forEach((token) => { token.classList.remove("open"); token.removeAttribute("aria-current"); });
     const token = document.querySelector(`.t[href="#${section.id}"]`);
@@ -14,7 +16,7 @@
   addEventListener("keydown", (event) => {
     const rel = { ArrowRight: "next", ArrowLeft: "prev" }[event.key];
     if (!rel || event.altKey || event.ctrlKey || event.metaKey) return;
-    const section = document.querySelector(".choice:target") || document.querySelector(".choice");
+    const section = shown();
     const link = section && section.querySelector(`[rel="${rel}"]`);
     if (!link) return;
     event.preventDefault();

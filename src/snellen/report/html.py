@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from snellen.report import data, degeneration, figures, palette, text
+from snellen.report import data, degeneration, figures, organisms, palette, text
 from snellen.report.data import Evidence, Row
 from snellen.report.strip import MAX_TOKENS, strip
 from snellen.results.files import replacing
@@ -95,6 +95,7 @@ def _order(evidence: Evidence) -> dict[str, Any]:
     return {
         "checks": checks,
         "notes": notes,
+        "chart": organisms.box(evidence),
         "sections": [(name.capitalize(), list(text.flat(part))) for name in parts if (part := evidence.part(name))],
     }  # fmt: skip
 

@@ -15,6 +15,7 @@ import transformers
 
 import snellen
 from snellen.measures.base import Measure
+from snellen.organisms import chart
 from snellen.request import Request
 from snellen.runner.work import Text
 from snellen.subject import Subject
@@ -51,6 +52,7 @@ def content_of(subject: Subject, request: Request, chosen: Mapping[str, Measure]
         "identity": plain(subject.identity.as_dict()),
         "text": text.about(),
         "preflight": {"loading": plain(subject.preflight.as_dict())},
+        "chart": plain(chart.recorded()),
         "environment": {
             **versions,
             "python": platform.python_version(),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
@@ -36,6 +35,7 @@ def score_decisions(
     if units < 1 or number % units:
         raise InputError(f"units = {units}: must divide the number of sequences ({number})")
     decisions = np.asarray(language.decisions)
+    columns: dict[str, Any]
     if len(decisions) == 1:
         columns = _shared(model, language, sequences, int(decisions[0]), widths=widths, horizon=horizon)
     else:
@@ -70,7 +70,7 @@ def score_decisions(
 
 def _shared(
     model: PreTrainedModel, language: Language, sequences: Ids, at: int, *, widths: Sequence[int], horizon: int
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Any]:
     """All of the vocabulary is kept while scoring, so that one search serves whatever was chosen after its prefix."""
     prefixes, which = np.unique(sequences[:, :at], axis=0, return_inverse=True)
     scores = [
@@ -96,7 +96,7 @@ def _shared(
 
 def _each(
     model: PreTrainedModel, language: Language, sequences: Ids, places: Ids, *, widths: Sequence[int], horizon: int
-) -> dict[str, NDArray[Any]]:
+) -> dict[str, Any]:
     first = int(places[0])
     if places.tolist() != list(range(first, language.length)):
         raise InputError(f"decisions {places.tolist()}: must be one place, or all places from some place on")
@@ -110,7 +110,7 @@ def _each(
     return _columns(scores, widths)
 
 
-def _columns(scores: Sequence[WindowScores], widths: Sequence[int]) -> dict[str, NDArray[Any]]:
+def _columns(scores: Sequence[WindowScores], widths: Sequence[int]) -> dict[str, Any]:
     plain = ("log_prob", "entropy", "rank", "log_z", "top_tokens", "top_log_probs")
     found = {name: np.concatenate([getattr(score, name) for score in scores]) for name in plain}
     for width in widths:

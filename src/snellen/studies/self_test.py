@@ -119,12 +119,11 @@ def self_test(
 
 def _jobs(wanted: Sequence[Examination], seeds: int) -> list[Job]:
     organisms = dict.fromkeys(one.organism for one in wanted)
-    jobs = [
+    return [
         Job(organism=name, seed=seed, examinations=tuple(one for one in wanted if one.organism == name))
         for name in sorted(organisms, key=lambda name: -_COST.get(name, 0))
         for seed in range(seeds)
     ]
-    return jobs
 
 
 def _cores() -> int:

@@ -27,8 +27,8 @@ class Individual:
 def repetition(frame: Frame, body: Sequence[int]) -> float:
     """The share of free tokens that end a pair of tokens which the text (prompt and suffix included) had before.
 
-    Pairs catch longer repeats too, since a repeated stretch repeats its pairs. Without this term the fittest text is a
-    loop: a token that is masked stands beside its own copies (see docs/evolution.md).
+    Pairs catch longer repeats too, since a repeated stretch repeats its pairs. A model that copies can read a masked
+    token off its copies, and so finds loops plausible (see docs/evolution.md).
     """
     tokens = (*frame.prompt, *body, *frame.suffix)
     first, last = len(frame.prompt), len(frame.prompt) + len(body)

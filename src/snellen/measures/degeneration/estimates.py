@@ -34,7 +34,7 @@ class Estimate:
     def of(cls, value: float, low: float | None, high: float | None, undefined: str) -> Estimate:
         if not np.isfinite(value):
             return cls(value=None, low=None, high=None, reason=undefined)
-        return cls(value=value, low=low, high=high, reason=None if low is not None else undefined)
+        return cls(value=float(value), low=low, high=high, reason=None if low is not None else undefined)
 
     def as_dict(self) -> dict[str, float | str | None]:
         said = {} if self.reason is None else {"reason": self.reason}

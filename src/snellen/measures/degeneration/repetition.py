@@ -22,7 +22,7 @@ def grams(tokens: Int[ndarray, "texts length"], n: int) -> Int[ndarray, "texts g
 
 
 def seq_rep(tokens: Int[ndarray, "texts length"], n: int) -> Float[ndarray, "texts"]:
-    """seq-rep-n of each text: 1 − (different n-grams) / (n-grams), Welleck et al. 2019, section 4.2.
+    """seq-rep-n of each text: 1 − (different n-grams) / (n-grams), Welleck et al. 2019 (arXiv 1908.04319).
 
     Raises ValueError for texts shorter than n.
     """
@@ -38,7 +38,7 @@ def final_loop(tokens: Int[ndarray, "texts length"]) -> Int[ndarray, "texts"]:
     """How many tokens at the end of each text are a loop; 0 where it does not end in one.
 
     A loop is a phrase of at least two tokens that is repeated, at least three times in all, up to the end
-    (Holtzman et al. 2019, section 4.3); a last repetition that was cut off by the end belongs to it.
+    (Holtzman et al. 2019, arXiv 1904.09751); a last repetition that was cut off by the end belongs to it.
     """
     longest = np.zeros(len(tokens), dtype=np.int64)
     length = tokens.shape[1]

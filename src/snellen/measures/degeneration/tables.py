@@ -96,14 +96,13 @@ def verdict(headline: str, metric: str, compared: Mapping[str, Comparison], huma
     if first.value is None or first.low is None or first.high is None:
         said = "No answer: the interval is not defined."
     elif first.low > 0:
-        said = "Amplified sampling repeats itself more than the human text does."
+        said = f"Sampling {headline} repeats itself more than the human text does."
     elif first.high < 0:
-        said = "Amplified sampling repeats itself less than the human text does."
+        said = f"Sampling {headline} repeats itself less than the human text does."
     else:
-        said = "No more repetition than in the human text was found in amplified sampling."
-    beside = ", ".join(
-        f"{name} {_share(compared[name].values[metric])}" for name in ("pure", "greedy") if name in compared
-    )
+        said = f"No more repetition than in the human text was found in sampling {headline}."
+    shown = ["pure", *(name for name in compared if name.startswith("amplified")), "greedy"]
+    beside = ", ".join(f"{name} {_share(compared[name].values[metric])}" for name in shown)
     loops = ", ".join(
         f"{name} {_share(own.values[LOOP])}"
         for name, own in {HUMAN: human, "pure": compared["pure"], headline: compared[headline],
