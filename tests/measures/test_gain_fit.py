@@ -167,7 +167,7 @@ def test_the_columns_sum_to_the_tables(scored, rows, arms, name):
     fold = statistics.folds(rows.units, parts=5, seed=2)
     drawn = statistics.resamples(rows.units, number=100, level=0.95, seed=0)
     problem = Problem.of(scored, rows, fold, drawn, tempered_base=True, seed=0)
-    fit = problem.fits([arms[name]])[0]
+    fit = problem.fit(problem.judge(arms[name]))
     log_probs = apply.log_probs(problem.rows, [arms[name]], fit.settings, fold)
     assert (log_probs - rows.log_prob).sum() == pytest.approx(fit.held[0], abs=1e-7)
 
@@ -314,7 +314,7 @@ def test_without_a_mix_an_arm_is_the_best_control(scored, rows):
     built = problem.on_top_of({**common, "horizon 1": worse})
     nothing = most_probable(scored, 1, ALPHAS)  # all of q on the best token: at these weights never worth it
     arm = replace(nothing, hit=np.full_like(nothing.hit, -1))
-    fit = built.fits([arm])[0]
+    fit = built.fit(built.judge(arm))
     assert {setting.kind for setting in fit.settings} == {"none"}
     np.testing.assert_array_equal(fit.by_fold, common["temperature"].by_fold)
     np.testing.assert_allclose(

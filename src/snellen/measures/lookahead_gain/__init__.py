@@ -108,7 +108,8 @@ class LookaheadGain(Measure):
             },
             verdict=said,
             reading=reading,
-            settings=self._settings(full, seed) | {"fit": tables.plain(fitted, problem.rows)},
+            settings=self._settings(full, seed)
+            | {"fit": tables.plain(fitted, problem.rows) | {"factor": fitted.kind != "none" and fitted.choice == 0}},
             reason=None if gain.low is not None else "too many resamples are undefined",
             details={
                 "units": {"kind": kind, "interval": problem.resamples.method},
@@ -226,7 +227,7 @@ def _columns(problem: Problem, full: Point, survivors: Survivors) -> dict[str, N
     """What each judged token got from the mix and from the best control, cross-fitted."""
     rows, fold, text = problem.rows, problem.fold, problem.scored
     arms = arms_of(problem, survivors, full.width, full.horizon)
-    mixed, settings = [arms["lookahead"]], full.fits["lookahead"].settings
+    mixed, settings = [arms["lookahead"], arms["same candidates"]], full.fits["lookahead"].settings
     rivals = {"horizon 1": horizon_one(problem), "same candidates": [arms["same candidates"]]}
     rival = rivals.get(full.best, [])
     control_rows = problem.fine if full.best == "temperature" else rows

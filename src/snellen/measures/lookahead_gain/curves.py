@@ -12,7 +12,7 @@ from snellen.measures.base import Scored
 from snellen.measures.lookahead_gain import apply
 from snellen.measures.lookahead_gain.arms import Candidates, Survivors, most_probable, placebo, without_factor
 from snellen.measures.lookahead_gain.fit import Rows, build, contenders
-from snellen.measures.lookahead_gain.selection import Fallback, Fit, Setting, finish, select, tempered
+from snellen.measures.lookahead_gain.selection import Fallback, Fit, Selection, Setting, finish, select, tempered
 from snellen.results.statistics import Resamples
 
 Floats = NDArray[np.float64]
@@ -115,28 +115,30 @@ class Problem:
         low, high = self.resamples.interval(float(means[0]), means[1:])
         return Estimate(value=float(means[0]), low=low, high=high, replicates=means[1:])
 
-    def fits(self, arm: Sequence[Candidates], subsets: Sequence[Sequence[int]] | None = None) -> list[Fit]:
-        """An arm (its alternatives) cross-fitted on every resample, once for each subset of the exponents α."""
-        base = self.rows.base()
+    def judge(self, arm: Candidates, subsets: Sequence[Sequence[int]] | None = None) -> list[Judgement]:
+        """An arm cross-fitted on every resample, once for each subset of the exponents α."""
+        base, table = self.rows.base(), build(self.rows, arm)
         if subsets is None:
             subsets = [range(len(self.rows.alphas))]
         chosen = [np.asarray(subset, dtype=np.int64) for subset in subsets]
+        taus = contenders(self.rows, base, table, chosen, self.always)
+        judged = select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus, allowed=self.allowed)
         nowhere, once = np.full(self.rows.units, -1), self.counts[:, :1]
-        judged, whole = [], []
-        for one in arm:
-            table = build(self.rows, one)
-            taus = contenders(self.rows, base, table, chosen, self.always)
-            judged.append(
-                select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus, allowed=self.allowed)
-            )
-            whole.append(select(self.rows, base, table, once, nowhere, chosen, taus=taus))
-        return [
-            replace(
-                finish([alternative[i] for alternative in judged], self.fallback),
-                whole=finish([alternative[i] for alternative in whole]).settings[0],
-            )
-            for i in range(len(subsets))
-        ]
+        whole = select(self.rows, base, table, once, nowhere, chosen, taus=taus)
+        return [Judgement(judged=one, whole=other) for one, other in zip(judged, whole, strict=True)]
+
+    def fit(self, alternatives: Sequence[Judgement]) -> Fit:
+        """An arm from its alternatives, each of which was judged."""
+        whole = finish([alternative.whole for alternative in alternatives]).settings[0]
+        return replace(finish([alternative.judged for alternative in alternatives], self.fallback), whole=whole)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One alternative of an arm: fitted in each fold and resample, and on the whole text."""
+
+    judged: Selection
+    whole: Selection
 
 
 def _equal(one: Setting, other: Setting) -> bool:
@@ -164,7 +166,10 @@ def horizon_one(problem: Problem) -> list[Candidates]:
 
 
 def arms_of(problem: Problem, survivors: Survivors, width: int, depth: int) -> dict[str, Candidates]:
-    """The three arms of a width and depth that share their candidates."""
+    """The three arms of a width and depth that share their candidates.
+
+    `lookahead` and `placebo` may also do without their factor, as `same candidates` does (`point`).
+    """
     lookahead = survivors.lookahead(depth, problem.rows.alphas)
     return {
         "same candidates": without_factor(lookahead),
@@ -222,7 +227,11 @@ def shared(problem: Problem) -> tuple[Problem, dict[str, Fit]]:
         settings=(bare,) * len(temperature.settings),
         whole=bare,
     )
-    fits = {"naive": naive, "temperature": temperature, "horizon 1": problem.fits(horizon_one(problem))[0]}
+    fits = {
+        "naive": naive,
+        "temperature": temperature,
+        "horizon 1": problem.fit([problem.judge(one)[0] for one in horizon_one(problem)]),
+    }
     return (problem.on_top_of(fits) if problem.nested else problem), fits
 
 
@@ -236,9 +245,13 @@ def point(
     candidates = float(surviving.sum(axis=1).mean())
     if horizon > 1:
         everything = list(range(len(problem.rows.alphas)))
-        for name, arm in arms_of(problem, survivors, width, horizon).items():
-            single = [[a] for a in everything] if each_alpha and name == "lookahead" else []
-            fits[name], *rest = problem.fits([arm], [everything, *single])
+        subsets = [everything, *([a] for a in everything if each_alpha)]
+        arms = arms_of(problem, survivors, width, horizon)
+        same = problem.judge(arms["same candidates"], subsets)
+        fits["same candidates"] = problem.fit(same[:1])
+        for name in ("lookahead", "placebo"):
+            own = problem.judge(arms[name], subsets if name == "lookahead" else subsets[:1])
+            fits[name], *rest = (problem.fit(pair) for pair in zip(own, same, strict=False))
             fixed.update(zip(problem.rows.alphas, (fit.held for fit in rest), strict=False))
     search = "beam" if survivors.log_weights is None else "particles"
     return Point(width=width, horizon=horizon, fits=fits, fixed=fixed, candidates=candidates, search=search)
