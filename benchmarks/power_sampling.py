@@ -3,11 +3,12 @@
     python benchmarks/power_sampling.py                    # pocket, 16 samples of 64 tokens
     python benchmarks/power_sampling.py --samples 32 --length 128
 
-The peer is the sampler of *Reasoning with Sampling* (arXiv 2510.14901, algorithm 1) on transformers' `generate` with its
-KV cache: the text grows in blocks from p^α normalised token by token; after each block a number of steps, in
-which the text from a random place on is drawn anew and accepted by the ratio of p^α over proposal. As strong as we could
-make it: all chains run as one batch that shares the random place, which is independent of their states, so that nothing
-is padded; log-probabilities come from the logits of `generate`. Blocks and steps are fewer than the paper's (16 and 10).
+The peer is the sampler of *Reasoning with Sampling* (arXiv 2510.14901, algorithm 1) on transformers' `generate` with
+its KV cache: the text grows in blocks from p^α normalised token by token; after each block a number of steps, in which
+the text from a random place on is drawn anew and accepted by the ratio of p^α over proposal. As strong as we could
+make it: all chains run as one batch that shares the random place, which is independent of their states, so that
+nothing is padded; log-probabilities come from the logits of `generate`. Blocks and steps are fewer than the paper's
+(16 and 10), which favours the peer.
 
 Before a time is printed both are held against enumeration, on a tiny model whose continuations can all be listed.
 Beside the time stands the mean of log p of the samples: both should find texts of about the same probability.

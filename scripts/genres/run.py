@@ -1,8 +1,9 @@
 """Score each genre with each model.
 
-    OMP_NUM_THREADS=1 python scripts/genres/run.py TEXTS RUNS MODEL [--genres …] [--documents N] [--size N]
+    OMP_NUM_THREADS=1 python scripts/genres/run.py TEXTS RUNS MODEL [--genres …] [--documents N] [--size N] [--skip N]
 
-MODEL is what `snellen.load` takes; the runs are RUNS/GENRE-MODEL. A stopped run resumes.
+MODEL is what `snellen.load` takes; the runs are RUNS/GENRE-MODEL. A stopped run resumes. With --skip other documents
+are taken, to see whether something comes back: RUNS/GENRE-MODEL-after-N.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ CONTEXT = 96  # tokens before each scored one, where the document has them
 REACH = 216  # a span begins at most here: with its 24 tokens the window is at most 241
 
 
-def read(path: Path, count: int) -> list[Document]:
+def read(path: Path, count: int, skip: int = 0) -> list[Document]:
     rows = [json.loads(line) for line in path.open(encoding="utf-8")]
-    return [Document(row["name"], row["text"]) for row in rows[:count]]
+    return [Document(row["name"], row["text"]) for row in rows[skip : skip + count]]
 
 
 def main() -> None:
@@ -35,17 +36,19 @@ def main() -> None:
     parser.add_argument("--genres", nargs="+", default=GENRES, choices=GENRES)
     parser.add_argument("--documents", type=int, default=20)
     parser.add_argument("--size", type=int, default=24, help="tokens scored of each document")
+    parser.add_argument("--skip", type=int, default=0, help="documents of the file that are left out first")
     settings = parser.parse_args()
     subject = snellen.load(settings.model)
     for genre in settings.genres:
-        documents = read(settings.texts / f"{genre}.jsonl", settings.documents)
+        documents = read(settings.texts / f"{genre}.jsonl", settings.documents, settings.skip)
         lengths = [len(encode(subject.tokenizer, document)) for document in documents]
         spans = [
             score.one_span(i, length, size=settings.size, context=CONTEXT, reach=REACH)
             for i, length in enumerate(lengths)
         ]
-        name = f"{genre}-{Path(settings.model).name}"
-        score.score(subject, documents, spans, settings.runs / name, about={"genre": genre, "model": settings.model})
+        name = f"{genre}-{Path(settings.model).name}" + (f"-after-{settings.skip}" if settings.skip else "")
+        text = f"{genre}, other documents" if settings.skip else genre
+        score.score(subject, documents, spans, settings.runs / name, about={"genre": text, "model": settings.model})
 
 
 if __name__ == "__main__":

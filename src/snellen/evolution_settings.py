@@ -119,7 +119,7 @@ class Metropolis:
     steps
         Proposals a chain, each to change one token.
     burn_in
-        Steps at the beginning that are no sample; by default half.
+        Steps at the beginning that are no sample; by default half of those done.
     thin
         Of the rest every so many-th state is kept.
     temperature

@@ -27,6 +27,7 @@ def examine_organisms(
     only: list[str] | None = None,
     processes: int | None = None,
     out: Path | None = None,
+    picture: Path | None = None,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -45,6 +46,8 @@ def examine_organisms(
         How many work at once; by default one a core, four at most.
     out
         A file for the outcome as JSON.
+    picture
+        A file for a drawing (SVG) of what lookahead adds to a model while it learns to choose.
     json
         Print JSON instead of the tables.
     quiet
@@ -63,6 +66,10 @@ def examine_organisms(
     if out is not None:
         with replacing(out) as file:
             file.write(text.encode())
+    if picture is not None:
+        from snellen.studies.picture import draw
+
+        draw(outcome.rows, picture)
     if json:
         sys.stdout.write(text + "\n")
     else:

@@ -98,7 +98,7 @@ ORGANISMS = (
         name="markov",
         about="trained on text in which each token depends on the two before it alone",
         language=Markov(),
-        training=Training(stages=_once(_over("text", 0.02)), batch=32),
+        training=Training(stages=_once(_over("text", 0.03)), batch=32),
     ),
 )  # fmt: skip
 

@@ -57,8 +57,8 @@ def _shown(names: Sequence[str], headline: Any) -> dict[str, str]:
     nucleus = [name for name in names if name.startswith("nucleus")]
     power = next((name for name in names if name.startswith("power")), None)
     wanted = {
-        HUMAN: palette.INK, "greedy": palette.PLACEBO, beam: palette.LOSS_STEPS[0], "pure": palette.MUTED,
-        nucleus[-1] if nucleus else None: palette.LINES[1], headline: palette.GAIN, power: palette.LINES[3],
+        HUMAN: palette.INK, "greedy": palette.PLACEBO, beam: palette.LOSS, "pure": palette.MUTED,
+        nucleus[-1] if nucleus else None: palette.MUTED, headline: palette.GAIN, power: palette.GAIN,
     }  # fmt: skip
     return {name: colour for name, colour in wanted.items() if name in names}
 
@@ -73,9 +73,10 @@ def _example(texts: pa.Table) -> Figure | None:
     human.sort(key=lambda row: float(np.mean(row["log_prob"])))
     one = human[len(human) // 2]
     other = beam[one["prompt"]]
+    colours = {HUMAN: palette.INK, other["decoding"]: palette.LOSS}
     points = [
-        {"place": place, "value": float(np.exp(value)), "who": who, "colour": colour}
-        for who, row, colour in ((HUMAN, one, palette.INK), (other["decoding"], other, palette.LOSS_STEPS[0]))
+        {"place": place, "value": float(np.exp(value)), "who": who, "colour": colours[who]}
+        for who, row in ((HUMAN, one), (other["decoding"], other))
         for place, value in enumerate(row["log_prob"], start=1)
     ]
     base = alt.Chart(alt.Data(values=points))
@@ -87,13 +88,14 @@ def _example(texts: pa.Table) -> Figure | None:
         stroke=alt.Stroke("colour:N", scale=None),
         detail="who:N",
     )
-    said = "; ".join(f"{who}: mean probability {np.mean([p['value'] for p in points if p['who'] == who]):.2f}"
-                     for who in (HUMAN, other["decoding"]))  # fmt: skip
+    means = {who: float(np.mean([p["value"] for p in points if p["who"] == who])) for who in colours}
+    said = "; ".join(f"{who}: mean probability {mean:.2f}" for who, mean in means.items())
+    at = [{"who": who, "place": len(one["log_prob"]), "value": mean} for who, mean in means.items()]
+    chart = alt.layer(lines, _names(_ends(at, colours, height=1.0))).properties(width=300, height=_HEIGHT)
     return Figure(
         title="One prompt, token by token",
-        drawing=charts.svg(lines.properties(width=350, height=_HEIGHT), f"Probability of each token. {said}"),
-        caption="Dark: what the human wrote; orange: what beam search wrote behind the same prompt. Human text keeps "
-        "surprising the model; text of maximal probability does not. "
+        drawing=charts.svg(chart, f"Probability of each token. {said}"),
+        caption="What the human wrote and what beam search wrote behind the same prompt, that of median plausibility. "
         f"Beam search went on: \u201c{_cut(other['text'])}\u201d",
     )
 
@@ -103,7 +105,8 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     colours = _shown(names, headline)
     points = [
         {"place": (row["first"] + row["last"]) / 2, "who": row["decoding"], "colour": colours[row["decoding"]],
-         "value": row["log_prob"], "low": row["log_prob_low"], "high": row["log_prob_high"]}
+         "dash": _dashed(row["decoding"]), "value": row["log_prob"], "low": row["log_prob_low"],
+         "high": row["log_prob_high"]}
         for row in rows
         if row["decoding"] in colours and row["log_prob"] is not None
     ]  # fmt: skip
@@ -118,16 +121,13 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
         .mark_area(opacity=0.16)
         .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", fill=alt.Fill("colour:N", scale=None), detail="who:N")
     )
-    lines = base.mark_line(strokeWidth=1.6).encode(x=x, y=y, stroke=colour, detail="who:N")
-    ends = _names(points, colours)
-    words = (
-        alt.Chart(alt.Data(values=ends))
-        .mark_text(align="left", dx=4, fontSize=11)
-        .encode(x=alt.X("place:Q"), y="value:Q", text="who:N", fill=alt.Fill("colour:N", scale=None))
-    )
+    dash = alt.StrokeDash("dash:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 3]]), legend=None)
+    lines = base.mark_line(strokeWidth=1.6).encode(x=x, y=y, stroke=colour, strokeDash=dash, detail="who:N")
+    spread = [point[side] for point in points for side in ("low", "high", "value") if point[side] is not None]
+    ends = _ends(points, colours, height=max(spread) - min(spread))
     said = "; ".join(f"{end['who']}: {number(end['last'], 2)} at the end" for end in ends)
     drawing = charts.svg(
-        alt.layer(band, lines, words).properties(width=275, height=_HEIGHT),
+        alt.layer(band, lines, _names(ends)).properties(width=275, height=_HEIGHT),
         f"Mean log-probability by position in the continuation. {said}",
     )
     return Figure(
@@ -138,19 +138,30 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     )
 
 
-def _names(points: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The name of each line at its end, moved apart where they would overlap."""
+def _ends(points: Sequence[Mapping[str, Any]], colours: Mapping[str, str], *, height: float) -> list[dict[str, Any]]:
+    """Where the name of each line stands: at its end, moved apart where names would overlap on an axis of `height`."""
     last = {point["who"]: point for point in points}
     ends = sorted(
         ({"who": who, "place": point["place"], "value": point["value"], "last": point["value"], "colour": colours[who]}
          for who, point in last.items()),
         key=lambda end: end["value"],
     )  # fmt: skip
-    spread = [point[side] for point in points for side in ("low", "high", "value") if point[side] is not None]
-    apart = (max(spread) - min(spread)) * _LABEL / _HEIGHT
     for before, end in itertools.pairwise(ends):
-        end["value"] = max(end["value"], before["value"] + apart)
+        end["value"] = max(end["value"], before["value"] + height * _LABEL / _HEIGHT)
     return ends
+
+
+def _names(ends: Sequence[Mapping[str, Any]]) -> Any:
+    return (
+        alt.Chart(alt.Data(values=[dict(end) for end in ends]))
+        .mark_text(align="left", dx=4, fontSize=11)
+        .encode(x=alt.X("place:Q"), y="value:Q", text="who:N", fill=alt.Fill("colour:N", scale=None))
+    )
+
+
+def _dashed(name: str) -> bool:
+    """Those that share the colour of another."""
+    return name.startswith(("nucleus", "power"))
 
 
 def _differences(rows: Sequence[Mapping[str, Any]], metric: str, title: str, unit: str) -> Figure | None:

@@ -6,7 +6,7 @@ A chart is drawn with colours that occur nowhere else; `palette_css` turns each 
 from __future__ import annotations
 
 INK, MUTED, GRID, PAPER = "#010100", "#010101", "#010102", "#010103"
-GAIN, PLACEBO, SHARPEN = "#010104", "#010105", "#010106"
+GAIN, PLACEBO, SHARPEN, LOSS = "#010104", "#010105", "#010106", "#010107"
 LOSS_STEPS = ("#010204", "#010203", "#010202", "#010201")  # strongest first
 GAIN_STEPS = ("#010301", "#010302", "#010303", "#010304")  # weakest first
 NEUTRAL = "#010200"
@@ -14,7 +14,7 @@ LINES = ("#010401", "#010402", "#010403", "#010404", "#010405", "#010406")
 
 VARIABLES = {
     INK: "ink", MUTED: "muted", GRID: "grid", PAPER: "paper", GAIN: "gain", PLACEBO: "placebo", SHARPEN: "sharpen",
-    NEUTRAL: "step-0",
+    LOSS: "loss", NEUTRAL: "step-0",
     **{colour: f"loss-{4 - place}" for place, colour in enumerate(LOSS_STEPS)},
     **{colour: f"gain-{place + 1}" for place, colour in enumerate(GAIN_STEPS)},
     **{colour: f"line-{place + 1}" for place, colour in enumerate(LINES)},

@@ -194,9 +194,7 @@ def _check_longest(subject: Subject, request: Request, text: Text, tell: Progres
     return dict(plain(checked.as_dict()))
 
 
-def _score(
-    subject: Subject, request: Request, text: Text, writer: Writer, tell: Progress, *, searched: bool
-) -> None:
+def _score(subject: Subject, request: Request, text: Text, writer: Writer, tell: Progress, *, searched: bool) -> None:
     total, done = len(text.windows), len(writer.done)
     if done:
         tell.say(f"resuming: {done} of {total} windows done")

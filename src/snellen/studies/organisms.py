@@ -68,6 +68,7 @@ class Row:
 
     name: str
     says: str
+    organism: str
     expects: str
     width: int
     horizon: int
@@ -156,8 +157,8 @@ def judge(one: Examination, results: Sequence[SeedResult]) -> Row:
         for result in whole:
             objections += _contradictions(one, result)
     return Row(
-        name=one.name, says=one.says, expects=one.expects, width=width, horizon=one.horizon, points=points,
-        seeds=results, room=one.room, objections=objections,
+        name=one.name, says=one.says, organism=one.organism, expects=one.expects, width=width, horizon=one.horizon,
+        points=points, seeds=results, room=one.room, objections=objections,
     )  # fmt: skip
 
 

@@ -80,9 +80,8 @@ def metropolis(
     empty = [(GAP,) * settings.length] * (settings.population - len(given))
     bodies = write(conditionals, [*given, *empty], rngs, temperature=settings.proposal_temperature)
     energies = _energies(conditionals, bodies)
-    burn_in = settings.steps // 2 if settings.burn_in is None else settings.burn_in
-    history: list[list[float]] = []  # energies after each step that counts
-    samples: list[tuple[Body, ...]] = []
+    history: list[list[float]] = []  # energies after each step
+    states: list[tuple[int, tuple[Body, ...]]] = []  # every thin-th step and the chains' states after it
     trace: list[dict[str, int | float]] = []
     proposed = accepted = dearest = step = 0
 
@@ -90,6 +89,9 @@ def metropolis(
         cost = Cost(
             passes=conditionals.passes, token_passes=conditionals.token_passes, seconds=time.monotonic() - began
         )
+        # Half of the steps done: a budget may end the chains long before all that were allowed.
+        burn_in = step // 2 if settings.burn_in is None else settings.burn_in
+        draws = np.array(history[burn_in:]).T
         individuals = judge(conditionals, bodies, weight=0.0)
         members = [Member.of(model, frame, one, group=chain) for chain, one in enumerate(individuals)]
         return Evolved(
@@ -102,8 +104,8 @@ def metropolis(
             trace=tuple(trace),
             cost=cost,
             finished=finished,
-            samples=tuple(samples),
-            convergence=summary(np.array(history).T, acceptance=accepted / max(1, proposed)) if finished else None,
+            samples=tuple(bodies for at, bodies in states if at > burn_in),
+            convergence=summary(draws, acceptance=accepted / max(1, proposed)) if finished else None,
         )
 
     while True:
@@ -111,8 +113,8 @@ def metropolis(
         finished = step == settings.steps or over
         if step % settings.thin == 0 or finished:
             trace.append(_row(step, energies, settings.length, accepted, proposed, conditionals))
-            if step > burn_in and step % settings.thin == 0:
-                samples.append(tuple(bodies))
+            if step and step % settings.thin == 0:
+                states.append((step, tuple(bodies)))
             if watch is not None:
                 watch(state(finished=finished))
         if finished:
@@ -122,8 +124,7 @@ def metropolis(
         step += 1
         proposed += len(bodies)
         accepted += moves
-        if step > burn_in:
-            history.append(list(energies))
+        history.append(list(energies))
         dearest = max(dearest, conditionals.passes - before)
 
 
