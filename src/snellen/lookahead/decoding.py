@@ -212,19 +212,21 @@ class _Prediction:
 
     def choose(self, *, sample: bool) -> int:
         """The next token where no processor changes the distribution."""
-        choice, place = torch.rand(2, dtype=torch.float64, generator=self.row.random).tolist()
         weight = self.how.weight
-        if self.how.mix == "linear" and sample:
-            if choice >= weight:
-                return _at(self.logits.softmax(-1), place)
-            log_q = self.log_q()
-            return list(log_q)[_at(torch.tensor(list(log_q.values())).exp(), place)]
-        if self.how.mix == "linear" and len(self.logits) > 1:
-            (first, second), (best, _) = (x.tolist() for x in self.logits.softmax(-1).topk(2))
-            if (1 - weight) * (first - second) > weight:
-                return int(best)
-        log_probs = self.amplified()
-        return _at(log_probs.exp(), place) if sample else int(log_probs.argmax())
+        if not sample:
+            if self.how.mix == "linear" and len(self.logits) > 1:
+                (first, second), (best, _) = (x.tolist() for x in self.logits.softmax(-1).topk(2))
+                if (1 - weight) * (first - second) > weight:
+                    return int(best)
+            return int(self.amplified().argmax())
+        choice, noise = _drawn(self.row.random, self.logits)
+        if self.how.mix != "linear":
+            return _first(self.amplified(), noise)
+        if choice >= weight:
+            return _first(self.logits, noise)
+        log_q = self.log_q()
+        tokens = list(log_q)
+        return tokens[_first(noise.new_tensor(list(log_q.values())), noise[tokens])]
 
     def step(self, token: int, *, details: bool) -> Step:
         log_p = self.logits.log_softmax(-1)
@@ -297,19 +299,23 @@ def _write(
 
 
 def _processed(scores: Float[Tensor, "vocab"], random: torch.Generator, *, sample: bool) -> int:
-    _, place = torch.rand(2, dtype=torch.float64, generator=random).tolist()
     if not bool((scores > -torch.inf).any()):
         raise InputError("logits_processor: it leaves no token that could come next")
-    return _at(scores.softmax(-1), place) if sample else int(scores.argmax())
+    return _first(scores, _drawn(random, scores)[1]) if sample else int(scores.argmax())
 
 
-def _at(probs: Float[Tensor, "outcomes"], place: float) -> int:
-    """The outcome at `place` (0 ≤ place < 1) of the cumulated distribution; never one of probability zero."""
-    # Not `multinomial`: the same draw gives the same token on every device.
-    exact = torch.float32 if probs.device.type == "mps" else torch.float64
-    cumulated = probs.to(exact).cumsum(0)
-    here = torch.searchsorted(cumulated, cumulated[-1] * place, right=True)
-    return int(torch.minimum(here, torch.searchsorted(cumulated, cumulated[-1])))
+def _drawn(random: torch.Generator, like: Float[Tensor, "vocab"]) -> tuple[float, Float[Tensor, "vocab"]]:
+    """Which of p and q is drawn from, in [0, 1), and an exponential variable for each token."""
+    choice = float(torch.rand((), generator=random, dtype=torch.float64))
+    return choice, torch.empty(len(like)).exponential_(generator=random).to(like.device)
+
+
+def _first(scores: Float[Tensor, "outcomes"], noise: Float[Tensor, "outcomes"]) -> int:
+    """A sample of softmax(scores): the outcome whose clock, exponential with its probability as rate, rings first.
+
+    Not by cumulated probabilities: rounding moves all of their thousands of bounds, here it decides only ties.
+    """
+    return int((scores.float() - noise.log()).argmax())
 
 
 def _best(log_probs: Float[Tensor, "vocab"]) -> list[tuple[int, float]]:
