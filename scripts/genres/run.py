@@ -47,7 +47,8 @@ def main() -> None:
             for i, length in enumerate(lengths)
         ]
         name = f"{genre}-{Path(settings.model).name}" + (f"-after-{settings.skip}" if settings.skip else "")
-        text = f"{genre}, other documents" if settings.skip else genre
+        places = f", documents {settings.skip + 1} to {settings.skip + len(documents)}"
+        text = genre + places if settings.skip else genre
         score.score(subject, documents, spans, settings.runs / name, about={"genre": text, "model": settings.model})
 
 

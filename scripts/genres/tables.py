@@ -116,6 +116,7 @@ def census(rows: list[Row]) -> str:
     """How many intervals there are, and how many do not hold 0."""
     out = []
     groups = {
+        "chess again, α fitted": [r for r in rows if r["text"].startswith("chess, ") and r["alpha"] is None],
         "genres, α fitted": [r for r in rows if r["text"] in GENRES and r["alpha"] is None],
         "genres, α fixed": [r for r in rows if r["text"] in GENRES and r["alpha"] is not None],
         "line ends, α fitted": [r for r in rows if r["text"].startswith("line ends") and r["alpha"] is None],
@@ -145,6 +146,9 @@ def main(path: Path) -> None:
     for title, text in {
         "Genres, W = D = 8": genres(rows),
         "Genres, all widths and horizons": grid(rows, GENRES),
+        "Chess again, other games": grid(
+            rows, sorted({row["text"] for row in rows if row["text"].startswith("chess, ")})
+        ),
         "Line ends": line_ends(rows),
         "Checkpoints": checkpoints(rows),
         "Census": census(rows),

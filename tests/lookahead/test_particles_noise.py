@@ -43,9 +43,10 @@ def frequencies(tokens: torch.Tensor, probabilities: torch.Tensor) -> float:
     seen = torch.bincount(tokens, minlength=len(probabilities)).double()
     expected = probabilities * len(tokens)
     rare = expected < 20
-    seen, expected = (
-        torch.cat([x[~rare], x[rare].sum()[None]])[: None if rare.any() else -1] for x in (seen, expected)
-    )
+    if float(expected[rare].sum()) > 0:
+        seen, expected = (torch.cat([x[~rare], x[rare].sum()[None]]) for x in (seen, expected))
+    else:  # impossible tokens alone, which would be 0 of 0
+        seen, expected = seen[~rare], expected[~rare]
     return float(stats.chisquare(seen, expected * (seen.sum() / expected.sum())).pvalue)
 
 

@@ -34,6 +34,7 @@ def scripts() -> Iterator[SimpleNamespace]:
         import prepare
         import rhyme
         import score
+        import tables
 
         yield SimpleNamespace(
             draw=draw,
@@ -43,6 +44,7 @@ def scripts() -> Iterator[SimpleNamespace]:
             prepare=prepare,
             rhyme=rhyme,
             score=score,
+            tables=tables,
         )
     finally:
         sys.path[:] = before
@@ -226,3 +228,16 @@ def test_a_zero_has_no_sign_in_tables(scripts) -> None:
         "+1.2",
         "-34.5",
     ]
+
+
+def test_the_census_counts_every_interval_and_names_the_greatest_end(scripts) -> None:
+    def row(low: float | None, high: float | None, **other: object) -> dict[str, object]:
+        known = {"model": "pocket", "text": "chess", "alpha": None, "width": 4.0, "horizon": 2.0, "placebo_low": None}
+        return known | {"low": low, "high": high} | other
+
+    rows = [row(-0.1, 0.2), row(0.001, 0.3), row(-0.3, -0.1, placebo_low=0.01), row(None, None)]
+    rows.append(row(0.1, 0.2, alpha=2.0))
+    lines = scripts.tables.census(rows).splitlines()[2:]
+    assert lines[0].startswith("| genres, α fitted | 3 | 0.1 | 1 | 1 | 1 | +300.0 (pocket (4M), chess, W 4, D 2)")
+    assert lines[1].startswith("| genres, α fixed | 1 | 0.0 | 1 | 0 | 0 | +200.0 (pocket (4M), chess, W 4, D 2, α 2)")
+    assert len(lines) == 2
