@@ -156,6 +156,18 @@ def test_samples_follow_the_mix() -> None:
             assert ((frequency - naive).abs() > 6 * spread).any()  # the test could see a wrong distribution
 
 
+def test_rounding_does_not_decide_what_is_drawn() -> None:
+    """Forward passes of other shapes differ by some 1e-6; over 50,000 tokens that must not show."""
+    random = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(50_000, generator=random)
+    changed = 0
+    for _ in range(200):
+        _, noise = decoding._drawn(random, logits)
+        shaken = logits + 1e-6 * torch.randn(50_000, generator=random)
+        changed += decoding._first(logits, noise) != decoding._first(shaken, noise)
+    assert changed == 0
+
+
 def test_a_sure_model_is_not_asked_to_search(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids = tiny("llama", scale=9.0), prompt()
     searched = []

@@ -191,7 +191,12 @@ def _curves(rows: Sequence[Row], axis: str, title: str, words: str) -> Figure | 
 
 def _infinite(rows: Sequence[Row]) -> str:
     sampled = {row["particles"] for row in rows if math.isinf(row["width"])}
-    return f" W = {INFINITE}: estimated from {max(sampled)} sampled completions a position." if sampled else ""
+    if not sampled:
+        return ""
+    return (
+        f" W = {INFINITE}: estimated from {max(sampled)} sampled completions a position, without bias but with noise; "
+        "--particles 64 for less of it."
+    )
 
 
 def _axis(rows: Sequence[Row], axis: str) -> Callable[[Any], str]:
