@@ -215,7 +215,7 @@ def main(table: Path, pictures: Path, names: list[str]) -> None:
     pictures.mkdir(parents=True, exist_ok=True)
     for name in names or FIGURES:
         path = pictures / f"genres-{name}.png"
-        FIGURES[name](rows).configure_view(stroke="#ddd").save(str(path), scale_factor=1.6)  # type: ignore[attr-defined]
+        FIGURES[name](rows).configure_view(stroke="#ddd").save(str(path), scale_factor=1.3)  # type: ignore[attr-defined]
         print(path)
 
 

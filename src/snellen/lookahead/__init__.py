@@ -4,7 +4,18 @@ from snellen.lookahead.amplifier import Lookahead
 from snellen.lookahead.beam_search import beam
 from snellen.lookahead.decoding import Generated, generate
 from snellen.lookahead.particle_filter import particles
+from snellen.lookahead.power_sampling import PowerSamples, power_sample
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.weighted import Particles
 
-__all__ = ["Generated", "Lookahead", "Particles", "Rollouts", "beam", "generate", "particles"]
+__all__ = [
+    "Generated",
+    "Lookahead",
+    "Particles",
+    "PowerSamples",
+    "Rollouts",
+    "beam",
+    "generate",
+    "particles",
+    "power_sample",
+]
