@@ -99,6 +99,8 @@ def log_factor(roots: Ints, totals: Floats, first: Floats, alpha: float, log_wei
     out = np.full(first.shape, -np.inf)
     for slot in range(slots):
         mine = roots == slot
+        if not mine.any():
+            continue
         future = np.where(mine, totals - np.where(mine, first[:, slot : slot + 1], 0.0), -np.inf)
         best = future.max(axis=1)
         any_ = best > -np.inf

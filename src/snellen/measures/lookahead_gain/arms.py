@@ -94,8 +94,14 @@ class Survivors:
         weights = None if self.log_weights is None else self.log_weights[:, depth - 1]
         factors = np.stack([mixing.log_factor(roots, totals, self.first, alpha, weights) for alpha in alphas])
         inside: NDArray[np.bool_] = factors[0] > -np.inf
+        # Few first tokens survive in a wide beam: the slots of the others would cost most of the time.
+        order = np.argsort(~inside, axis=1, kind="stable")[:, : max(1, int(inside.sum(axis=1).max()))]
+        tokens = np.take_along_axis(self.tokens, order, axis=1)
         return Candidates(
-            tokens=self.tokens, first=self.first, factors=factors, hit=_hits(self.tokens, inside, self.real)
+            tokens=tokens,
+            first=np.take_along_axis(self.first, order, axis=1),
+            factors=np.take_along_axis(factors, order[None], axis=2),
+            hit=_hits(tokens, np.take_along_axis(inside, order, axis=1), self.real),
         )
 
 
