@@ -7,6 +7,7 @@ import datetime
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -158,9 +159,17 @@ def _run(jobs: Sequence[Job], at_once: int) -> Iterator[tuple[list[SeedResult], 
 
 
 def _begin() -> None:
-    """In each process: an interrupt ends it at once, without a traceback of its own."""
+    """In each process: an interrupt, or the end of who started it, ends it at once, without a traceback of its own."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextlib.contextmanager
