@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from snellen.lookahead.head import _CHUNK, _log_sum_exp_in_place, _top
+from snellen.lookahead.head import _CHUNK, _log_sum_exp_in_place, best_of
 
 
 @pytest.mark.parametrize("vocabulary", [5, _CHUNK * 8, _CHUNK * 40, _CHUNK * 40 + 1, _CHUNK * 41 - 1])
@@ -14,7 +14,7 @@ def test_top_is_topk(vocabulary: int, count: int, planted: bool) -> None:
     if planted:  # the best ones side by side, and in the remainder behind the last whole chunk
         logits[:3, : min(count, 3)] += 50
         logits[3:, -2:] += 50
-    values, ids = _top(logits, count)
+    values, ids = best_of(logits, count)
     expected = logits.topk(count, dim=-1)
     assert torch.equal(values, expected.values)
     assert torch.equal(ids, expected.indices)
