@@ -112,6 +112,8 @@ def _strike(moment: str, number: signal.Signals) -> None:
 
 if __name__ == "__main__":
     registry._BUILT_IN["mean"] = "tests.tiny:MeanMeasure"
+    # Where the tests run in the background, an interrupt is ignored, and so it would be in this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _strike(sys.argv[1], signal.Signals[sys.argv[2]])
     from snellen.cli import main
 
