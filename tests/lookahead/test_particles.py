@@ -167,6 +167,8 @@ def test_naive_is_the_plain_forward_pass(method: str) -> None:
         ({"temperature": 0.0}, "temperature 0"),
         ({"temperature": math.nan}, "temperature nan"),
         ({"ramp": -1, "method": "smc"}, "ramp -1"),
+        ({"ramp": 2}, "belong to method 'smc'"),
+        ({"resample_below": 0.9, "method": "stochastic beam"}, "belong to method 'smc'"),
         ({"resample_below": 1.5, "method": "smc"}, "resample_below 1.5"),
         ({"positions": (4, 99)}, "positions"),
         ({"memory": "1MB", "particles": 200}, "200 particles .* at least"),

@@ -94,6 +94,20 @@ def test_the_headline_is_the_amplified_decoding() -> None:
     assert beyond["log-probability"]["low"] > 1.8
 
 
+@pytest.mark.parametrize(("shift", "warned"), [(0.0, False), (0.5, True), (-0.5, True)])
+def test_sampling_that_is_not_in_order_is_said(shift: float, warned: bool) -> None:
+    """Pure sampling has log p + entropy = 0 on average, whatever the model."""
+    scored = _by_hand(SETTINGS)
+    found = scored.generations
+    assert found is not None
+    pure = found.written["pure"]
+    noise = np.random.default_rng(1).normal(0, 0.1, pure.log_prob.shape).astype(np.float32)
+    noise -= noise.mean()
+    pure = replace(pure, entropy=-pure.log_prob + noise + np.float32(shift))
+    changed = replace(scored, generations=replace(found, written={**found.written, "pure": pure}))
+    assert ("Mind: log p + entropy" in SETTINGS.measure(changed, seed=0).finding.reading) == warned
+
+
 def test_traces_are_means_over_stretches() -> None:
     scored = _by_hand(SETTINGS)
     rows = [

@@ -77,6 +77,8 @@ def particles(
     check_search(model, input_ids, width=particles, horizon=horizon, names=("particles", "horizon"))
     if method not in METHODS:
         raise InputError(f"method {method!r}: must be one of {', '.join(map(repr, METHODS))}")
+    if method != "smc" and (ramp, resample_below) != (0, 0.5):
+        raise InputError(f"ramp {ramp}, resample_below {resample_below}: belong to method 'smc', not to {method!r}")
     filtering = sequential.Settings(alpha=alpha, ramp=ramp, resample_below=resample_below) if method == "smc" else None
     adaptive = method == "without replacement"
     default = without_replacement.ADAPTIVE if adaptive else without_replacement.STOCHASTIC_BEAM

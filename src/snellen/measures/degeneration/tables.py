@@ -114,6 +114,13 @@ def verdict(headline: str, metric: str, compared: Mapping[str, Comparison], huma
         "departs from the human text too, that is the model's own doing and not the search's. Texts that end in a "
         f"loop: {loops}."
     )
+    drawn = compared["pure"].values["log-probability + entropy"]
+    if drawn.low is not None and drawn.high is not None and not drawn.low <= 0 <= drawn.high:
+        interval = f"{drawn.value:+.3f} [{drawn.low:+.3f}, {drawn.high:+.3f}]"
+        reading += (
+            f" Mind: log p + entropy of purely sampled tokens is {interval} and should hold 0. By chance one interval "
+            "in twenty does not; otherwise sampling is not in order."
+        )
     return said, reading
 
 
