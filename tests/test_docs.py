@@ -41,7 +41,9 @@ def test_nothing_refers_to_what_no_reader_has() -> None:
 @pytest.mark.parametrize(
     "line",
     ["the letter of DESIGN.md", "With the gates of the issue", "2026-01-01, second session",
-     "figures that we were given", "Skip (v1 of the source idea)", "wider than the plan's three modules", "see HOUSE.md", "as in issue #12"],
+     "figures that we were given",
+     "Skip (v1 of the source idea)", "wider than the plan's three modules",
+     "see HOUSE.md", "as in issue #12"],
 )  # fmt: skip
 def test_such_words_are_noticed(line: str) -> None:
     assert UNKNOWN.search(line)
