@@ -80,7 +80,7 @@ function lists(row, place) {
   const made = [];
   if (inspect.top) made.push(list("top", page.lookahead ? "Naive" : "The model", place, real, rank, columns.log_prob.at(row)));
   if (inspect.mix) made.push(list("mix", "With lookahead", place, real, "real token", columns.lookahead ? columns.lookahead.at(row) : null));
-  byId("lists").replaceChildren(...made);
+  byId("lists").replaceChildren(...made, make("p", "small", "\u25c2 the token that stands in the text"));
 }
 
 function list(name, title, place, real, beyond, log) {
