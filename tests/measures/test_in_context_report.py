@@ -15,7 +15,7 @@ from snellen.measures.in_context import InContext
 from snellen.report import data, in_context
 from snellen.report.html import write_report
 from snellen.results.store import Run
-from tests.report.test_held import OF_LOOKAHEAD, said
+from tests.report.reading import OF_LOOKAHEAD, said
 
 SMALL = InContext(stretches=8, length=64, pairs=20, shots=(0, 4))
 

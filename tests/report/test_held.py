@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.report.reading import OF_LOOKAHEAD, said
 from tests.report.synthetic_run import make_run
 from tests.report.test_report_file import page_of, words_of
 
@@ -20,24 +21,6 @@ from snellen.report.html import write_report
 BEAMS = tuple(f"beam{w}_{part}" for w in (2, 4) for part in ("tokens", "parents", "log_probs"))
 OF_GAIN = ("unit", "fold", "lookahead_log_prob", "control_log_prob", "mix_tokens", "mix_probs")
 TABLES = ("arms", "gains", "splits", "resamples")
-OF_LOOKAHEAD = (
-    "beam",
-    "tree",
-    "naive",
-    "lookahead",
-    "placebo",
-    "sharpening",
-    "How far ahead",
-    "Organisms",
-    "the best control",
-)
-
-
-def said(folder: Path) -> str:
-    """What a reader may see: the page without its data and style, with what the script is told of the run."""
-    words = re.sub(r"<(script|style)\b.*?</\1>", " ", page_of(folder), flags=re.S)
-    words = re.sub(r'<div id="treebox" hidden>.*?</div></div>', " ", words, flags=re.S)
-    return " ".join(re.sub(r"<[^>]*>", " ", words).split())
 
 
 def content(folder: Path) -> dict[str, Any]:
