@@ -1,4 +1,4 @@
-"""The three laws of DESIGN, by enumeration of all completions of a tiny vocabulary."""
+"""Three laws of power lookahead, by enumeration of all completions of a tiny vocabulary."""
 
 import math
 

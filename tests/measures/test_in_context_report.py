@@ -15,6 +15,7 @@ from snellen.measures.in_context import InContext
 from snellen.report import data, in_context
 from snellen.report.html import write_report
 from snellen.results.store import Run
+from tests.report.reading import OF_LOOKAHEAD, said
 
 SMALL = InContext(stretches=8, length=64, pairs=20, shots=(0, 4))
 
@@ -49,6 +50,12 @@ def test_the_bundled_model_does_not_solve_the_lines(run: Run) -> None:
 def test_the_report_draws_what_was_measured(run: Run) -> None:
     page = (run.folder / "report.html").read_text()
     assert "<h2>What stands before</h2>" in page
+    story, order = said(run.folder).split("Was the chart itself in order?")
+    for absent in OF_LOOKAHEAD:  # it is a run without beams
+        assert absent not in story, absent
+    assert "How the loss runs along a stretch of text, what further context gives to the same tokens, whether" in story
+    assert "holds a list of what was most probable" in story
+    assert "Before any number is printed the model must pass the preflight. Preflight" in order
     figures = in_context.figures(data.read(run.folder))
     assert [figure.title for figure in figures] == [
         "Loss by position", "What further context gives", "The right answer", "Distance from the right answer",
@@ -66,6 +73,9 @@ def test_a_part_that_was_left_out_is_not_drawn(run: Run, tmp_path: Path) -> None
     for name in ("answers", "errors", "weights", "probes"):
         (folder / "tables" / f"in_context_{name}.parquet").unlink()
     assert len(in_context.figures(data.read(folder))) == 2
+    write_report(folder)
+    assert "stretch of text and what further context gives to the same tokens." in said(folder)
+    assert "x = 3" not in said(folder).split("Was the chart itself in order?")[0]
     for path in (folder / "tables").glob("in_context_*"):
         path.unlink()
     assert in_context.figures(data.read(folder)) == []

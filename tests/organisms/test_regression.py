@@ -1,4 +1,4 @@
-"""Linear regression in context: the tokens, the two ranges of the source, and the posterior mean."""
+"""Linear regression in context: the tokens, the two ranges of von Oswald et al. 2022, and the posterior mean."""
 
 import dataclasses
 import math

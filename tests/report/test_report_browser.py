@@ -12,7 +12,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import MALICIOUS
+from synthetic_run import MALICIOUS, make_run
+
+from snellen.report.html import write_report
 
 SCREENSHOTS = os.environ.get("SNELLEN_SCREENSHOTS")
 
@@ -140,6 +142,43 @@ def test_keyboard_moves_and_opens(browser: Any, malicious: Path) -> None:
     assert opened == "62"
     assert browser.execute_script("return document.activeElement.getAttribute('role')") == "button"
     assert browser.execute_script("return document.querySelectorAll('#strip [tabindex]').length") == 1
+
+
+def test_without_beams_the_page_offers_lists_and_no_trees(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snellen.report.strip.MAX_TREES", 100)
+    folder = make_run(
+        tmp_path / "run", tokens=300, finding=False, drop_tables=("arms", "gains", "splits", "resamples"),
+        drop_columns=(*(f"beam{w}_{part}" for w in (2, 4) for part in ("tokens", "parents", "log_probs")),
+                      "lookahead_log_prob", "control_log_prob", "mix_tokens", "mix_probs"),
+    )  # fmt: skip
+    write_report(folder)
+    open_report(browser, folder)
+    shown = (
+        "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent).map((e) => e.textContent)"
+    )
+    opened = browser.execute_script("return document.querySelector('#token').textContent")
+    assert re.fullmatch(r"\u2423\w+.*", opened)  # the beginning of a word
+    panel = " ".join(browser.execute_script(shown, "#panel"))
+    assert "The model: 10 most probable" in panel
+    assert "Next list" in panel
+    for absent in ("tree", "naive", "Naive", "lookahead"):
+        assert absent not in " ".join(browser.execute_script("return [document.body.innerText]")), absent
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#strip .t:not(.tree)')].map((t) => t.dataset.row)"
+    )
+    click(browser, int(rows[3]))
+    assert browser.execute_script(shown, "#lists ol") == []
+    assert "100 of 300 are underlined, and hold a list" in browser.execute_script(shown, "#kept")[0]
+    assert console(browser) == []
+
+
+def test_tokens_that_were_not_judged_are_explained_where_there_are_some(browser: Any, malicious: Path) -> None:
+    open_report(browser, malicious)
+    assert "not judged" in browser.execute_script("return document.querySelector('#scale').textContent")
+    browser.execute_script("document.querySelector('[data-mode=surprise]').click()")
+    assert "not judged" not in browser.execute_script("return document.querySelector('#scale').textContent")
 
 
 def test_colours_follow_the_chosen_difference_and_the_theme(browser: Any, malicious: Path) -> None:

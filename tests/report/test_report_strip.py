@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from synthetic_run import make_run
 
 from snellen.report import data, palette, text
-from snellen.report.strip import choose, edges, pack, strip
+from snellen.report.strip import choose, opening, pack, strip
 
 
 def unpack(column: dict) -> np.ndarray:
@@ -42,17 +44,6 @@ def test_chosen_are_the_largest_and_an_even_sample() -> None:
     np.testing.assert_array_equal(choose(interest[:7], 100), np.arange(7))
 
 
-@pytest.mark.parametrize(("largest", "top"), [(0.03, 0.05), (0.9, 1.0), (4.2, 5.0), (11.0, 20.0), (1.0, 1.0)])
-def test_colours_change_at_round_numbers(largest: float, top: float) -> None:
-    found = edges(np.array([largest, -largest, np.nan]))
-    assert found[-1] == top
-    assert found == sorted(found)
-
-
-def test_no_difference_at_all_has_steps_too() -> None:
-    assert edges(np.zeros(4)) == edges(np.full(3, np.nan)) == [0.01, 0.05, 0.2, 1.0]
-
-
 def test_steps_of_the_scale() -> None:
     steps = [0.01, 0.1, 0.3, 1.0]
     assert palette.step(0.005, steps) == palette.NEUTRAL
@@ -68,6 +59,47 @@ def test_tokens_that_were_not_judged_have_no_difference(tmp_path: Path) -> None:
     values = unpack(content["modes"][0]["values"])
     assert np.isnan(values[150:153]).all()
     assert np.isfinite(np.delete(values, [150, 151, 152])).all()
+    assert [mode["undefined"] for mode in content["modes"]] == [True, True, False]
+
+
+PIECES = ["\n", " ", " the", "ing", ".", " Alice", None]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "values", "row"),
+    [
+        (PIECES, [[9, 9, 1, 8, 8, 2, 9]], 5),  # white space and the rest of a word may gain more
+        (PIECES, [[9, 9, -4, 8, 8, 2, 9]], 5),  # a gain before a larger loss
+        (PIECES, [[9, 9, -4, 8, 8, -2, 9]], 2),  # no word gains: the largest difference
+        (PIECES, [[0, 0, 0, 0, 0, 0, 0], [9, 9, 1, 9, 9, 2, 9]], 5),  # no difference anywhere: the most surprising
+        (PIECES, [[9, 9, math.nan, 8, 8, math.nan, 9], [9, 9, 2, 9, 9, 1, 9]], 2),  # words were not judged
+        (["\n", "x", ".", "3"], [[9, 1, 2, 0]], 2),  # no word begins here
+        (["\n", " ", "\t"], [[1, 3, 2]], 1),  # nothing but white space
+        (["\n", None], [[math.nan, math.nan]], 0),
+    ],
+)
+def test_the_page_opens_on_something_to_learn_from(pieces: list, values: list, row: int) -> None:
+    assert opening(pieces, [np.array(one, dtype=float) for one in values], None) == row
+
+
+def test_the_page_opens_on_a_token_that_holds_something() -> None:
+    values = [np.array([0, 0, 1, 0, 0, 2, 0], dtype=float)]
+    assert opening(PIECES, values, np.array([0, 2, 3])) == 2
+    assert opening(PIECES, values, np.array([], dtype=int)) == 5
+
+
+def test_a_difference_that_no_token_has_is_not_offered(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", tokens=300)
+    table = pq.read_table(folder / "tokens.parquet")
+    same = table.column_names.index("lookahead_log_prob")
+    for other, modes in (("control_log_prob", ["naive", "surprise"]), ("log_prob", ["surprise"])):
+        equal = table.set_column(same, "lookahead_log_prob", table[other])
+        if other == "log_prob":
+            equal = equal.set_column(equal.column_names.index("control_log_prob"), "control_log_prob", table[other])
+        pq.write_table(equal, folder / "tokens.parquet")
+        content = strip(data.read(folder))
+        assert content is not None
+        assert [mode["name"] for mode in content["modes"]] == modes
 
 
 def test_trees_and_real_continuations_come_from_the_right_rows(tmp_path: Path) -> None:

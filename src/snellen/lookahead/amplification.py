@@ -1,6 +1,6 @@
 """The amplified distribution of one next token: the power lookahead of a search, mixed with the model's prediction.
 
-`mixing` has the same for whole texts, where a mix is fitted. DESIGN: *Power lookahead*, *Mixing*.
+`mixing` has the same for whole texts, where a mix is fitted, and the formulas.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Beam search from every position of a text at once.
 
-With `ColumnEngine` a depth is one forward pass of W rows of the text (DESIGN: *All positions at once*), so that a
-search of width W and horizon D costs 1 + W(D − 1) forward passes of the text. The slow twin is
+With `ColumnEngine` a depth is one forward pass of W rows of the text, one row a branch of every position, so that
+a search of width W and horizon D costs 1 + W(D − 1) forward passes of the text. The slow twin is
 `reference.beam_search`.
 """
 

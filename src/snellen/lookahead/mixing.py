@@ -1,7 +1,7 @@
 """Amplified prediction from beams that were searched once, and its mixing with the naive prediction.
 
 With p(a) the naive probability of a first token, S_D the first tokens that survive at depth D, and c the surviving
-completions, the power family is (DESIGN.md, "Power lookahead")
+completions, the power family is
 
     q_{α,D}(a)  ∝  Σ_{c: c₁ = a} p(c)^α  =  p(a)^α · f_α(a),      f_α(a) = Σ_{c: c₁ = a} p(c₂…c_D | a)^α
 

@@ -35,7 +35,7 @@ class Particles:
 
     A particle's weight is such that Σ_i exp(log_weight_i) f(c_i) over the particles at depth d is an unbiased estimate
     of Σ f(c) over all completions c of length d. With f = p^α, shared out by first token, that is the power
-    lookahead q_{α,d} of DESIGN with infinite width. All tensors are on the CPU.
+    lookahead q_{α,d} (`mixing`) with infinite width. All tensors are on the CPU.
 
     Attributes
     ----------

@@ -20,7 +20,8 @@ class System(Task):
 
     dim: size of the state. noise: standard deviation of what is added to the state at each step. length: positions of a
     sequence (inputs s_1 … s_T, targets s_2 … s_{T+1}). start: s_1 is "uniform" in (−spread, spread) in each dimension
-    (the source's code) or "normal" with that standard deviation, which is what makes Gaussian formulas exact.
+    (the code of von Oswald et al. 2023) or "normal" with that standard deviation, which is what makes Gaussian formulas
+    exact.
     """
 
     dim: int = 10

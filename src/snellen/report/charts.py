@@ -45,34 +45,35 @@ def svg(chart: Any, label: str) -> Markup:
     return Markup(f'<svg {size} role="img" aria-label="{escape(visible(label))}">{body}')
 
 
-def by_horizon(points: Sequence[Point], label: str) -> Markup:
+def by_horizon(points: Sequence[Point], label: str, domain: tuple[float, float]) -> Markup:
     """Gain by horizon; horizon 1, which is sharpening and no lookahead, stands apart behind a line."""
     names = [str(h) for h in sorted({point["horizon"] for point in points})]
-    domain = ["1", " ", *[name for name in names if name != "1"]] if "1" in names else names
-    x = alt.X("horizon:O", scale=alt.Scale(domain=domain), title="horizon, tokens ahead",
+    places = ["1", " ", *[name for name in names if name != "1"]] if "1" in names else names
+    x = alt.X("horizon:O", scale=alt.Scale(domain=places), title="horizon, tokens ahead",
               axis=alt.Axis(labelAngle=0, grid=False))  # fmt: skip
     offset = alt.XOffset("series:N", scale=alt.Scale(domain=["lookahead", "placebo"], paddingOuter=0.9))
-    layers = [_zero("y"), *_upright(points, x, xOffset=offset)]
-    if " " in domain:
+    layers = [_zero("y"), *_upright(points, x, domain, xOffset=offset)]
+    if " " in places:
         apart = alt.Chart(alt.Data(values=[{"horizon": " "}]))
         layers.insert(0, apart.mark_rule(color=palette.GRID, strokeDash=[3, 3]).encode(x=x))
     return svg(alt.layer(*layers).properties(width=350, height=190), label)
 
 
-def curves(points: Sequence[Point], labels: Sequence[str], title: str, label: str) -> Markup:
+def curves(points: Sequence[Point], labels: Sequence[str], title: str, label: str,
+           domain: tuple[float, float]) -> Markup:  # fmt: skip
     """One line a horizon over the values of `at`, dodged so that the intervals do not hide one another."""
     x = alt.X("at:O", scale=alt.Scale(domain=list(labels)), title=title, axis=alt.Axis(labelAngle=0, grid=False))
     offset = alt.XOffset("horizon:O", scale=alt.Scale(paddingOuter=1))
     line = alt.Chart(alt.Data(values=[dict(point) for point in points])).mark_line(strokeWidth=1.4, opacity=0.75)
     colour = alt.Stroke("colour:N", scale=None)
     drawn = line.encode(x=x, xOffset=offset, y="value:Q", stroke=colour, detail="horizon:O")
-    chart = alt.layer(_zero("y"), drawn, *_upright(points, x, xOffset=offset))
+    chart = alt.layer(_zero("y"), drawn, *_upright(points, x, domain, xOffset=offset))
     return svg(chart.properties(width=330, height=210), label)
 
 
 def heat(points: Sequence[Point], rows: Sequence[str], columns: Sequence[str], titles: tuple[str, str],
          label: str) -> Markup:  # fmt: skip
-    """Cells coloured on the diverging scale, each with its number; bold where the interval leaves out zero."""
+    """Cells with their numbers: those marked `sure` in their colour and bold, the others without colour and muted."""
     base = alt.Chart(alt.Data(values=[dict(point) for point in points])).encode(
         x=alt.X("column:O", scale=alt.Scale(domain=list(columns), paddingInner=0.06), title=titles[1],
                 axis=alt.Axis(labelAngle=0, grid=False)),
@@ -80,18 +81,19 @@ def heat(points: Sequence[Point], rows: Sequence[str], columns: Sequence[str], t
                 axis=alt.Axis(grid=False)),
     )  # fmt: skip
     cells = base.mark_rect(cornerRadius=3).encode(fill=alt.Fill("colour:N", scale=None))
-    number = {"text": "text:N", "fill": alt.value(palette.INK)}
-    strong = base.transform_filter("datum.sure").mark_text(fontSize=11, fontWeight="bold").encode(**number)
-    weak = base.transform_filter("!datum.sure").mark_text(fontSize=11).encode(**number)
+    number = base.encode(text="text:N")
+    strong = number.transform_filter("datum.sure").mark_text(fontSize=11, fontWeight="bold")
+    strong = strong.encode(fill=alt.value(palette.INK))
+    weak = number.transform_filter("!datum.sure").mark_text(fontSize=11).encode(fill=alt.value(palette.MUTED))
     chart = alt.layer(cells, strong, weak)
     return svg(chart.properties(width=alt.Step(64), height=alt.Step(34)), label)
 
 
-def lying(points: Sequence[Point], names: Sequence[str], label: str, *, domain: tuple[float, float] | None = None,
+def lying(points: Sequence[Point], names: Sequence[str], label: str, *, domain: tuple[float, float],
           title: str = UNIT, longest: int | None = None) -> Markup:  # fmt: skip
     """Dot and interval of each name, one under the other; names start flush left, with room for `longest` letters."""
     room = 7 * (longest or max(len(name) for name in names))  # generous: the reader's font is not known here
-    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale()
+    ends = alt.Scale(domain=list(domain), nice=False, zero=False)
     axis = alt.Axis(labelExpr=_SIGNED, tickCount=5)
     y = alt.Y("name:N", scale=alt.Scale(domain=[visible(name) for name in names]), title=None,
               axis=alt.Axis(labelColor=palette.INK, grid=False, labelAlign="left", labelPadding=room,
@@ -101,19 +103,20 @@ def lying(points: Sequence[Point], names: Sequence[str], label: str, *, domain: 
     whiskers = (
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_rule(strokeWidth=1.8)
-        .encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, stroke=colour)
+        .encode(x=alt.X("low:Q", scale=ends), x2="high:Q", y=y, stroke=colour)
     )
-    x = alt.X("value:Q", scale=scale, title=title, axis=axis)
+    x = alt.X("value:Q", scale=ends, title=title, axis=axis)
     dots = base.mark_point(size=56, opacity=1, strokeWidth=1.6).encode(
         x=x, y=y, stroke=colour, fill=alt.Fill("fill:N", scale=None)
     )
     return svg(alt.layer(_zero("x"), whiskers, dots).properties(width=250, height=alt.Step(30)), label)
 
 
-def _upright(points: Sequence[Point], x: Any, **encode: Any) -> list[Any]:
+def _upright(points: Sequence[Point], x: Any, domain: tuple[float, float], **encode: Any) -> list[Any]:
     base = alt.Chart(alt.Data(values=[dict(point) for point in points]))
     colour = alt.Stroke("colour:N", scale=None)
-    y = alt.Y("value:Q", title=UNIT, axis=alt.Axis(labelExpr=_SIGNED, tickCount=5))
+    ends = alt.Scale(domain=list(domain), nice=False, zero=False)
+    y = alt.Y("value:Q", title=UNIT, scale=ends, axis=alt.Axis(labelExpr=_SIGNED, tickCount=5))
     whiskers = (
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_rule(strokeWidth=1.8)

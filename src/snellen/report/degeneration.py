@@ -12,7 +12,7 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from snellen.errors import InputError
-from snellen.report import charts, palette
+from snellen.report import charts, palette, scale
 from snellen.report.data import Evidence
 from snellen.report.figures import Figure
 from snellen.report.text import number, visible
@@ -24,12 +24,12 @@ NEEDED = {
     "degeneration_traces": {"decoding", "first", "last", "log_prob", "log_prob_low", "log_prob_high"},
     "degeneration_texts": {"decoding", "prompt", "log_prob", "text"},
 }
-# Metric, title, unit of the axis.
+# Metric, title, unit of the axis, and what it reaches at least.
 DIFFERENCES = (
-    ("seq-rep-4", "Repeated sequences of four tokens", "share, minus that of the human text"),
-    ("ends in a loop", "Texts that end in a loop", "share, minus that of the human text"),
-    ("distinct-2", "Different pairs of tokens", "share, minus that of the human text"),
-    ("drift of log-probability", "Drift of plausibility", "nats per token per 100 tokens, minus human"),
+    ("seq-rep-4", "Repeated sequences of four tokens", "share, minus that of the human text", scale.SHARE),
+    ("ends in a loop", "Texts that end in a loop", "share, minus that of the human text", scale.SHARE),
+    ("distinct-2", "Different pairs of tokens", "share, minus that of the human text", scale.SHARE),
+    ("drift of log-probability", "Drift of plausibility", "nats per token per 100 tokens, minus human", scale.LOSS),
 )
 _HEIGHT, _LABEL = 230, 12  # of the traces; the least distance between two of their names
 
@@ -47,7 +47,7 @@ def figures(evidence: Evidence) -> list[Figure]:
     headline = next((f.settings.get("decoding") for f in evidence.findings if f.measure == "degeneration"), None)
     rows = tables["degeneration_metrics"].to_pylist()
     drawn = [_example(tables["degeneration_texts"]), _traces(tables["degeneration_traces"].to_pylist(), headline)]
-    drawn += [_differences(rows, metric, title, unit) for metric, title, unit in DIFFERENCES]
+    drawn += [_differences(rows, *about) for about in DIFFERENCES]
     return [figure for figure in drawn if figure is not None]
 
 
@@ -115,7 +115,10 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     length = max(row["last"] for row in rows)
     base = alt.Chart(alt.Data(values=points))
     x, colour = _places("place:Q", length), alt.Stroke("colour:N", scale=None)
-    y = alt.Y("value:Q", title="mean log-probability, nats", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
+    spread = scale.ends(points)
+    domain = scale.spanning(spread, scale.LOSS)
+    y = alt.Y("value:Q", title="mean log-probability, nats", axis=alt.Axis(tickCount=5),
+              scale=alt.Scale(domain=list(domain), nice=False, zero=False))  # fmt: skip
     band = (
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_area(opacity=0.16)
@@ -123,8 +126,8 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     )
     dash = alt.StrokeDash("dash:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 3]]), legend=None)
     lines = base.mark_line(strokeWidth=1.6).encode(x=x, y=y, stroke=colour, strokeDash=dash, detail="who:N")
-    spread = [point[side] for point in points for side in ("low", "high", "value") if point[side] is not None]
-    ends = _ends(points, colours, height=max(spread) - min(spread))
+    bands = "; bands are intervals" if any(point["low"] is not None for point in points) else ""
+    ends = _ends(points, colours, height=domain[1] - domain[0])
     said = "; ".join(f"{end['who']}: {number(end['last'], 2)} at the end" for end in ends)
     drawing = charts.svg(
         alt.layer(band, lines, _names(ends)).properties(width=275, height=_HEIGHT),
@@ -133,8 +136,9 @@ def _traces(rows: Sequence[Mapping[str, Any]], headline: Any) -> Figure | None:
     return Figure(
         title="Plausibility along the text",
         drawing=drawing,
-        caption="Mean over prompts of the model's own log-probability of each token; bands are intervals. A line above "
-        "that of the human text is text that is more predictable than people's, one that rises is a drift.",
+        caption=f"Mean over prompts of the model's own log-probability of each token{bands}. A line above that of the "
+        "human text is text that is more predictable than people's, one that rises is a drift. The axis spans at least "
+        f"{scale.LOSS:g} nats.",
     )
 
 
@@ -164,7 +168,7 @@ def _dashed(name: str) -> bool:
     return name.startswith(("nucleus", "power"))
 
 
-def _differences(rows: Sequence[Mapping[str, Any]], metric: str, title: str, unit: str) -> Figure | None:
+def _differences(rows: Sequence[Mapping[str, Any]], metric: str, title: str, unit: str, floor: float) -> Figure | None:
     points = [
         {"name": row["decoding"], "value": row["difference"], "low": row["difference_low"],
          "high": row["difference_high"], "colour": _colour(row["decoding"]),
@@ -178,11 +182,13 @@ def _differences(rows: Sequence[Mapping[str, Any]], metric: str, title: str, uni
     said = "; ".join(f"{point['name']}: {number(point['value'], sign=True)}" for point in points)
     hollow = " Hollow: the same for every prompt, no interval." if any(p["low"] is None for p in points) else ""
     drawing: Markup = charts.lying(
-        points, [point["name"] for point in points], f"{title}, difference from the human text. {said}", title=unit
-    )
+        points, [point["name"] for point in points], f"{title}, difference from the human text. {said}", title=unit,
+        domain=scale.around_zero(scale.ends(points), floor),
+    )  # fmt: skip
     return Figure(
-        title=title, drawing=drawing, caption=f"Zero is the human text, at {number(human['value'], 3)}.{hollow}"
-    )
+        title=title, drawing=drawing,
+        caption=f"Zero is the human text, at {number(human['value'], 3)}.{hollow}" + scale.reaches(floor, ""),
+    )  # fmt: skip
 
 
 def _colour(name: str) -> str:
@@ -193,8 +199,8 @@ def _colour(name: str) -> str:
 
 
 def _places(field: str, length: int) -> Any:
-    scale = alt.Scale(domain=[0, length], nice=False)
-    return alt.X(field, title="token of the continuation", scale=scale, axis=alt.Axis(grid=False, tickCount=6))
+    ends = alt.Scale(domain=[0, length], nice=False)
+    return alt.X(field, title="token of the continuation", scale=ends, axis=alt.Axis(grid=False, tickCount=6))
 
 
 def _cut(text: str) -> str:

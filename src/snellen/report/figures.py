@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from snellen.report import charts, palette
+from snellen.report import charts, palette, scale
 from snellen.report.data import Evidence, Row
-from snellen.report.strip import edges
-from snellen.report.text import number, short
+from snellen.report.text import number, plural, short
 
 ARMS = ("naive", "temperature", "horizon 1", "same candidates", "lookahead", "placebo")
 _ARM_COLOUR = {"lookahead": palette.GAIN, "placebo": palette.PLACEBO}
@@ -27,6 +26,7 @@ class Figure:
     drawing: Markup
     caption: str = ""
     legend: Sequence[tuple[str, str]] = ()  # CSS class of the swatch, its words
+    about: str = ""  # what the figure adds to its section, as a part of the section's first sentence
 
 
 def widest(rows: Iterable[Row]) -> tuple[int, int] | None:
@@ -46,7 +46,17 @@ def arms_at(evidence: Evidence, width: int, horizon: int) -> list[Row]:
 
 def place(width: float, horizon: int) -> str:
     """A width and horizon in words."""
-    return f"{f'{width} beams' if math.isfinite(width) else 'particles (infinite width)'}, horizon {horizon}"
+    return f"{beams(width) if math.isfinite(width) else 'particles (infinite width)'}, horizon {horizon}"
+
+
+def beams(width: float) -> str:
+    return plural(int(width), "beam")
+
+
+def others(evidence: Evidence) -> str:
+    """What a fit is judged on: other documents, or where there are too few of them other blocks of the text."""
+    units = evidence.gain.details.get("units") if evidence.gain else None
+    return "blocks of the text" if isinstance(units, Mapping) and units.get("kind") == "blocks" else "documents"
 
 
 def headline(evidence: Evidence) -> Figure | None:
@@ -71,12 +81,14 @@ def headline(evidence: Evidence) -> Figure | None:
     said = "; ".join(f"horizon {p['horizon']}, {p['series']}: {_said(p)}" for p in drawn)
     legend = [("dot sharpen", "horizon 1: sharpening, no lookahead in it")] if any(
         point["colour"] == palette.SHARPEN for point in drawn) else []  # fmt: skip
-    legend += [("dot gain", "lookahead")]
+    legend += [("dot gain", "lookahead")] if any(point["colour"] == palette.GAIN for point in drawn) else []
     legend += [("ring placebo", "placebo")] if any(p["series"] == "placebo" for p in drawn) else []
     return Figure(
         title="Gain by horizon",
-        drawing=charts.by_horizon(drawn, f"Gain by horizon in nats per token. {said}"),
-        caption=f"{full[0]} beams, \u03b1 and weight fitted on other documents." + _lost(points, drawn),
+        drawing=charts.by_horizon(drawn, f"Gain by horizon in nats per token. {said}", _ends(drawn)),
+        caption=f"{beams(full[0])}, \u03b1 and weight fitted on other {others(evidence)}."
+        + scale.reaches(scale.MEAN)
+        + _lost(points, drawn),
         legend=legend,
     )
 
@@ -95,12 +107,13 @@ def arms(evidence: Evidence) -> Figure | None:
     if not drawn:
         return None
     said = "; ".join(f"{point['name']}: {_said(point)}" for point in drawn)
+    gain = (" The lookahead gain is the distance from \u2018lookahead\u2019 to the best of the controls above it."
+            if any(point["name"] == "lookahead" for point in drawn) else "")  # fmt: skip
     return Figure(
         title="All arms, against naive",
         drawing=charts.lying(drawn, [point["name"] for point in drawn], f"Gain over naive by arm. {said}",
-                             title="nats per token over naive"),
-        caption=f"{full[0]} beams, horizon {full[1]}. The lookahead gain is the distance from \u2018lookahead\u2019 "
-        "to the best of the controls above it." + _lost(points, drawn),
+                             title="nats per token over naive", domain=_ends(drawn)),
+        caption=f"{place(*full)}.{gain}" + scale.reaches(scale.MEAN) + _lost(points, drawn),
     )  # fmt: skip
 
 
@@ -111,27 +124,33 @@ def landscape(evidence: Evidence) -> list[Figure]:
         return []
     fitted = [row for row in evidence.gains if row["alpha"] is None]
     fixed = [row for row in evidence.gains if row["alpha"] is not None and row["width"] == full[0]]
-    steps = edges(np.array([row["value"] for row in evidence.gains if row["value"] is not None], dtype=float))
+    steps = scale.edges([row["value"] for row in evidence.gains if row["value"] is not None and scale.sure(row)],
+                        scale.MEAN)  # fmt: skip
+    chance = 1 - (evidence.gain.level if evidence.gain else 0.95)
     maps, lines = [], []
-    for rows, axis, title, words in (
-        (fitted, "width", "beams W", "\u03b1 and weight fitted." + _infinite(fitted)),
-        (fixed, "alpha", ALPHA, f"{full[0]} beams, weight fitted."),
+    for rows, axis, title, words, about in (
+        (fitted, "width", "beams W", "\u03b1 and weight fitted." + _infinite(fitted), "the number of beams kept"),
+        (fixed, "alpha", ALPHA, f"{beams(full[0])}, weight fitted.", "how strongly probable continuations count"),
     ):
         if len({row[axis] for row in rows}) < 2:
             continue
-        maps.append(_map(rows, axis, title, words, steps))
+        maps.append(_map(rows, axis, title, words, steps, chance, about))
         lines.append(_curves(rows, axis, title, words))
     return [*maps, *(line for line in lines if line)]
+
+
+def nowhere(rows: Sequence[Row]) -> bool:
+    """Whether every group gains exactly nothing, since the fit took no lookahead in."""
+    known = [row for row in rows if row["value"] is not None]
+    return bool(known) and all(row["value"] == (row["low"] or 0) == (row["high"] or 0) == 0 for row in known)
 
 
 def splits(evidence: Evidence) -> list[Figure]:
     """Small multiples on one scale: where in the text the gain lies."""
     names = list(dict.fromkeys(row["split"] for row in evidence.splits))
-    ends = [row[key] for row in evidence.splits for key in ("low", "value", "high") if row[key] is not None]
-    if not ends:
+    if not scale.ends(evidence.splits) or nowhere(evidence.splits):
         return []
-    room = 0.04 * (max(*ends, 0) - min(*ends, 0)) or 0.01
-    domain = (min(*ends, 0) - room, max(*ends, 0) + room)
+    domain = _ends(evidence.splits)
     longest = max(len(charts.sized(str(row["group"]), row.get("n"))) for row in evidence.splits)
     found = []
     for name in names:
@@ -150,19 +169,24 @@ def splits(evidence: Evidence) -> list[Figure]:
     return found
 
 
-def _map(rows: Sequence[Row], axis: str, title: str, words: str, steps: list[float]) -> Figure:
+def _map(rows: Sequence[Row], axis: str, title: str, words: str, steps: list[float], chance: float,
+         about: str) -> Figure:  # fmt: skip
     label = _axis(rows, axis)
     points = [
-        {"row": label(row[axis]), "column": str(row["horizon"]), "colour": palette.step(row["value"], steps),
-         "text": number(row["value"], sign=True), "sure": _sure(row)}
+        {"row": label(row[axis]), "column": str(row["horizon"]),
+         "colour": palette.step(row["value"] if scale.sure(row) or row["value"] is None else 0.0, steps),
+         "text": number(row["value"], sign=True), "sure": scale.sure(row)}
         for row in rows
     ]  # fmt: skip
     columns = [str(h) for h in sorted({row["horizon"] for row in rows})]
     said = "; ".join(f"{title} {p['row']}, horizon {p['column']}: {p['text']}" for p in points)
     names = [label(value) for value in sorted({row[axis] for row in rows}, reverse=True)]
     drawing = charts.heat(points, names, columns, (title, "horizon D"), f"Gain in nats per token. {said}")
-    return Figure(title=f"Gain by {title} and horizon", drawing=drawing,
-                  caption=f"{words} Bold: the interval leaves out zero.")  # fmt: skip
+    rule = (
+        f" Coloured and bold: the interval leaves out zero, as it does in {100 * chance:.3g} % of cells where there is "
+        f"nothing; full colour from \u00b1{steps[-1]:g} nats."
+    )
+    return Figure(title=f"Gain by {title} and horizon", drawing=drawing, caption=words + rule, about=about)
 
 
 def _curves(rows: Sequence[Row], axis: str, title: str, words: str) -> Figure | None:
@@ -184,9 +208,10 @@ def _curves(rows: Sequence[Row], axis: str, title: str, words: str) -> Figure | 
         return None
     names = [label(value) for value in sorted({row[axis] for row in rows})]
     said = "; ".join(f"horizon {p['horizon']}, {title} {p['at']}: {_said(p)}" for p in drawn)
-    drawing = charts.curves(drawn, names, title, f"Gain against {title}. {said}")
+    drawing = charts.curves(drawn, names, title, f"Gain against {title}. {said}", _ends(drawn))
     legend = [(f"dot line-{place[h] + 1}", f"D = {h}") for h in horizons]
-    return Figure(title=f"Gain against {title}", drawing=drawing, caption=words + _lost(points, drawn), legend=legend)
+    caption = words + scale.reaches(scale.MEAN) + _lost(points, drawn)
+    return Figure(title=f"Gain against {title}", drawing=drawing, caption=caption, legend=legend)
 
 
 def _infinite(rows: Sequence[Row]) -> str:
@@ -194,8 +219,8 @@ def _infinite(rows: Sequence[Row]) -> str:
     if not sampled:
         return ""
     return (
-        f" W = {INFINITE}: estimated from {max(sampled)} sampled completions a position, without bias but with noise; "
-        "--particles 64 for less of it."
+        f" W = {INFINITE}: estimated from {plural(max(sampled), 'sampled completion')} a position, without bias but "
+        "with noise, less of it the more there are."
     )
 
 
@@ -230,8 +255,9 @@ def _name(point: charts.Point) -> str:
     return f"horizon {point['horizon']}{at}"
 
 
-def _sure(row: Row) -> bool:
-    return row["low"] is not None and row["high"] is not None and bool(row["low"] > 0 or row["high"] < 0)
+def _ends(points: Sequence[Row]) -> tuple[float, float]:
+    """The ends of an axis of gains."""
+    return scale.around_zero(scale.ends(points), scale.MEAN)
 
 
 def _said(point: charts.Point) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from snellen.report import data, degeneration, figures, in_context, organisms, palette, text
+from snellen.report import data, degeneration, figures, held, in_context, organisms, palette, text
 from snellen.report.data import Evidence, Row
 from snellen.report.strip import MAX_TOKENS, strip
 from snellen.results.files import replacing
@@ -47,6 +47,7 @@ def render(evidence: Evidence) -> str:
             **_story(evidence),
             **_order(evidence),
             strip=strip_data,
+            strip_words=held.of_strip(strip_data, MAX_TOKENS),
             shown=MAX_TOKENS,
             payload=Markup(embedded(strip_data)),
             script=Markup(script),
@@ -66,6 +67,7 @@ def embedded(content: Any) -> str:
 def _story(evidence: Evidence) -> dict[str, Any]:
     """The part that is read from top to bottom."""
     full = figures.widest(evidence.arms)
+    landscape, splits, context = figures.landscape(evidence), figures.splits(evidence), in_context.figures(evidence)
     sizes = sorted({(row["width"], row["horizon"]) for row in evidence.arms}, reverse=True)
     return {
         "model": _model(evidence.part("identity")),
@@ -82,10 +84,14 @@ def _story(evidence: Evidence) -> dict[str, Any]:
             for width, horizon in sizes
             if (width, horizon) != full
         ],
-        "landscape": figures.landscape(evidence),
-        "splits": figures.splits(evidence),
+        "arm_words": held.of_arms(evidence),
+        "landscape": landscape,
+        "landscape_words": held.of_landscape(landscape, evidence),
+        "splits": splits,
+        "split_words": held.of_splits(splits, evidence),
         "written": degeneration.figures(evidence),
-        "context": in_context.figures(evidence),
+        "context": context,
+        "context_words": held.of_context(context),
     }
 
 
@@ -94,6 +100,7 @@ def _order(evidence: Evidence) -> dict[str, Any]:
     checks, notes = _preflight(evidence.part("preflight"))
     parts = ("settings", "identity", "text", "environment", "timings", "progress")
     return {
+        "order_words": held.of_order(evidence),
         "checks": checks,
         "notes": notes,
         "chart": organisms.box(evidence),
@@ -128,7 +135,11 @@ def _also(evidence: Evidence) -> list[tuple[str, str, str]]:
     if evidence.gain is None:
         return []
     return [
-        (_ALSO.get(name, name.replace("_", " ")), str(entry.get("unit") or evidence.gain.unit), text.estimate(entry))
+        (
+            _ALSO.get(name, name.replace("_", " ")),
+            str(entry.get("unit") or evidence.gain.unit),
+            text.estimate(entry, zero=text.NO_WEIGHT),
+        )
         for name, entry in evidence.gain.details.items()
         if isinstance(entry, Mapping) and {"value", "low", "high"} <= entry.keys()
     ]
@@ -153,11 +164,11 @@ def _text_name(evidence: Evidence) -> str:
 def _summary(evidence: Evidence) -> list[str]:
     parameters = evidence.part("identity").get("parameters")
     words = [f"{parameters / 1e6:,.3g} million parameters"] if isinstance(parameters, int) else []
-    words += [f"{text.count(evidence.tokens.metadata.num_rows)} tokens scored"]
+    words += [f"{text.plural(evidence.tokens.metadata.num_rows, 'token')} scored"]
     if documents := len(evidence.document_names()):
-        words.append(f"{text.count(documents)} document{'s' if documents > 1 else ''}")
+        words.append(text.plural(documents, "document"))
     if full := figures.widest(evidence.gains):
-        words.append(f"up to {full[0]} beams, {full[1]} tokens ahead")
+        words.append(f"up to {text.plural(full[0], 'beam')}, {text.plural(full[1], 'token')} ahead")
     return words
 
 
@@ -168,10 +179,10 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters["visible"] = lambda value: text.visible(str(value))
     environment.globals["no_weight"] = text.NO_WEIGHT
-    for function in (text.number, text.interval, text.short, text.count, text.plain):
+    for function in (text.number, text.interval, text.short, text.count, text.counted, text.plain):
         environment.globals[function.__name__] = function
     environment.globals["counts"] = lambda mapping: [(name, text.count(n)) for name, n in mapping.items()]
-    environment.globals["flat"] = lambda mapping: list(text.flat(mapping))
+    environment.globals["flat"] = lambda mapping, zero="": list(text.flat(mapping, zero=zero))
     return environment
 
 

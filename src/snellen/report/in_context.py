@@ -9,10 +9,10 @@ from typing import Any
 import altair as alt
 
 from snellen.errors import InputError
-from snellen.report import charts, palette
+from snellen.report import charts, palette, scale
 from snellen.report.data import Evidence
 from snellen.report.figures import Figure
-from snellen.report.text import number
+from snellen.report.text import listing, number
 from snellen.results.store import Run
 
 Row = Mapping[str, Any]
@@ -25,6 +25,7 @@ NEEDED = {
     "in_context_weights": {"examples", "prompts", "rule", "value", "low", "high"},
     "in_context_probes": {"target", "prompts", "layer", "value", "low", "high"},
 }
+_ANSWERS = "whether answers to \u201cx = 3, y =\u201d follow the line through the examples before it"
 # Who is drawn in which colour; a dash tells apart those that share one.
 LINES = {
     "model": (palette.GAIN, False), "least squares": (palette.INK, True), "nearest": (palette.PLACEBO, False),
@@ -55,12 +56,14 @@ def _positions(rows: Sequence[Row]) -> Figure:
     said = f"{number(rows[0]['loss'], 2)} at the beginning, {number(rows[-1]['loss'], 2)} at the end"
     x = alt.X("at:Q", title="position in the stretch", scale=alt.Scale(type="log", nice=False),
               axis=alt.Axis(grid=False, tickCount=6, format="~s"))  # fmt: skip
-    drawing = _drawn(points, x, "nats per token", f"Mean loss by position: {said}")
+    domain = scale.spanning(scale.ends(points), scale.LOSS)
+    drawing = _drawn(points, x, "nats per token", f"Mean loss by position: {said}", domain)
     return Figure(
         title="Loss by position",
         drawing=drawing,
         caption="Mean over stretches that begin anywhere in a text; each point is a range of positions, the later the "
-        "wider. Different tokens stand at different positions: the next figure compares the same ones.",
+        f"wider. Different tokens stand at different positions. The axis spans at least {scale.LOSS:g} nats.",
+        about="how the loss runs along a stretch of text",
     )
 
 
@@ -72,11 +75,13 @@ def _contexts(rows: Sequence[Row]) -> Figure:
               axis=alt.Axis(grid=False, values=sorted({row["context"] for row in rows})))  # fmt: skip
     legend = [("dot gain", "the text's own")]
     legend += [("dot placebo", "another document further away")] if len({p["who"] for p in points}) > 1 else []
+    domain = scale.around_zero(scale.ends(points), scale.MEAN)
     return Figure(
         title="What further context gives",
-        drawing=_drawn(points, x, "gain, nats per token", f"Gain by context. {said}", zero=True),
+        drawing=_drawn(points, x, "gain, nats per token", f"Gain by context. {said}", domain, zero=True),
         caption="The same tokens at the end of each stretch, with less and more before them, against the near context "
-        "(at zero).",
+        "(at zero)." + scale.reaches(scale.MEAN),
+        about="what further context gives to the same tokens",
         legend=legend,
     )
 
@@ -86,13 +91,18 @@ def _answers(rows: Sequence[Row]) -> Figure:
     points = [_point(row, "log_prob", row["examples"], row["prompts"], colours[row["prompts"]]) for row in rows]
     said = "; ".join(f"{p['at']} examples {p['who']}: {number(p['value'], 2)}" for p in points)
     chance = {"value": rows[0]["chance"]}
-    drawing = _drawn(points, _examples(rows), "log-probability, nats", f"Of the right answer. {said}", level=chance)
+    domain = scale.spanning([*scale.ends(points), *scale.ends([chance])], scale.LOSS)
+    title = "log-probability, nats"
+    drawing = _drawn(points, _examples(rows), title, f"Of the right answer. {said}", domain, level=chance)
+    shuffled = any(point["who"] == "shuffled" for point in points)
     return Figure(
         title="The right answer",
         drawing=drawing,
-        caption="Log-probability of the right y among all numbers from 10 to 99; the line is chance. Shuffled: the "
-        "examples' y's in another order.",
-        legend=[("dot gain", "examples in order"), ("dot placebo", "shuffled")],
+        caption="Log-probability of the right y among all numbers from 10 to 99; the line is chance."
+        + (" Shuffled: the examples' y's in another order." if shuffled else "")
+        + f" The axis spans at least {scale.LOSS:g} nats.",
+        legend=[("dot gain", "examples in order"), *([("dot placebo", "shuffled")] if shuffled else [])],
+        about=_ANSWERS,
     )
 
 
@@ -100,10 +110,16 @@ def _errors(rows: Sequence[Row]) -> Figure:
     points = [_point(row, "error", row["examples"], row["who"], *LINES[row["who"]]) for row in rows]
     most = max(row["examples"] for row in rows)
     said = "; ".join(f"{p['who']}: {number(p['value'], 2)}" for p in points if p["at"] == most)
+    domain = scale.holding(scale.ends(points), 0, 1)
+    title = "mean |answer − y|"
+    drawing = _drawn(points, _examples(rows), title, f"With {most} examples: {said}", domain, names=True)
+    beside = [who for who in dict.fromkeys(point["who"] for point in points) if who != "model"]
     return Figure(
         title="Distance from the right answer",
-        drawing=_drawn(points, _examples(rows), "mean |answer − y|", f"With {most} examples: {said}", names=True),
-        caption="What the model expects, beside what least squares and rules without a line say to the same lines.",
+        drawing=drawing,
+        caption="How far off is what the model expects"
+        + (f", beside what {listing(beside)} would say to the same lines." if beside else "."),
+        about=_ANSWERS,
     )
 
 
@@ -123,13 +139,18 @@ def _weights(rows: Sequence[Row]) -> Figure | None:
     said = "; ".join(f"{point['name']}: {number(point['value'], sign=True)}" for point in points)
     return Figure(
         title="Which rule the answers follow",
-        drawing=charts.lying(points, [point["name"] for point in points], f"Weights. {said}", title="weight"),
+        drawing=charts.lying(points, [point["name"] for point in points], f"Weights. {said}", title="weight",
+                             domain=scale.holding(scale.ends(points), 0, 1)),
         caption="Weight of each rule in how answers change when the examples come from another line, over all lines "
-        "with at least four; 1 on least squares alone solves it. Shuffled: the line that the examples no longer show.",
-    )
+        "with at least four; 1 on least squares alone solves it."
+        + (" Shuffled: the line that the examples no longer show." if any(
+            point["name"].startswith("shuffled") for point in points) else "")
+        + (" Hollow: no interval." if any(point["low"] is None for point in points) else ""),
+        about=_ANSWERS,
+    )  # fmt: skip
 
 
-def _probes(rows: Sequence[Row]) -> Figure:
+def _probes(rows: Sequence[Row]) -> Figure | None:
     colours = {"slope": palette.GAIN}
     points = [
         _point(row, "value", row["layer"], f"{row['target']}, {row['prompts']}",
@@ -141,12 +162,20 @@ def _probes(rows: Sequence[Row]) -> Figure:
             for who in dict.fromkeys(p["who"] for p in points if p["value"] is not None)}  # fmt: skip
     x = alt.X("at:Q", title="layer (0: embedding)", axis=alt.Axis(grid=False, tickMinStep=1, format="d"))
     said = "; ".join(f"{who}: at most {number(value, 2)}" for who, value in best.items())
+    if not best:  # no probe could be fitted
+        return None
+    domain = scale.holding(scale.ends(points), 0, 1)
+    legend = [("dot gain", "slope of the line")] if any(p["colour"] == palette.GAIN for p in points) else []
+    legend += [("dot sharpen", "least squares beyond the other rules")] if any(
+        p["colour"] == palette.SHARPEN for p in points) else []  # fmt: skip
     return Figure(
         title="Probes by layer",
-        drawing=_drawn(points, x, "variance explained", f"Linear probes by layer. {said}", zero=True),
+        drawing=_drawn(points, x, "share of variance explained", f"Linear probes by layer. {said}", domain, zero=True),
         caption="Share of what the examples imply that a linear probe reads from the position which answers, in "
-        "prompts that it was not fitted on. Dashed: shuffled examples.",
-        legend=[("dot gain", "slope of the line"), ("dot sharpen", "least squares beyond the other rules")],
+        "prompts that it was not fitted on."
+        + (" Dashed: shuffled examples." if any(p["dash"] for p in points) else ""),
+        legend=legend,
+        about="what its layers hold of that line",
     )
 
 
@@ -167,13 +196,15 @@ def _point(row: Row, name: str, at: float, who: str, colour: str, dash: bool = F
 
 
 def _drawn(
-    points: Sequence[Row], x: Any, title: str, label: str, *, zero: bool = False, names: bool = False,
-    level: Row | None = None,
+    points: Sequence[Row], x: Any, title: str, label: str, domain: tuple[float, float], *, zero: bool = False,
+    names: bool = False, level: Row | None = None,
 ) -> Any:  # fmt: skip
     """Lines with bands for their intervals; those of one `who` belong together."""
     usable = [dict(point) for point in points if point["value"] is not None]
     base = alt.Chart(alt.Data(values=usable))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=zero), axis=alt.Axis(tickCount=5))
+    y = alt.Y(
+        "value:Q", title=title, scale=alt.Scale(domain=list(domain), nice=False, zero=False), axis=alt.Axis(tickCount=5)
+    )
     colour = alt.Stroke("colour:N", scale=None)
     dash = alt.StrokeDash("dash:N", scale=alt.Scale(domain=[False, True], range=[[1, 0], [4, 3]]), legend=None)
     whiskers = (
@@ -189,15 +220,15 @@ def _drawn(
         flat = alt.Chart(alt.Data(values=rule)).mark_rule(stroke=palette.MUTED, strokeWidth=1)
         layers.insert(0, flat.encode(y="value:Q"))
     if names:
-        layers.append(_named(usable))
+        layers.append(_named(usable, domain[1] - domain[0]))
     return charts.svg(alt.layer(*layers).properties(width=300, height=210), label)
 
 
-def _named(points: Sequence[Row]) -> Any:
-    """The name of each line at its end, moved apart where they would overlap."""
+def _named(points: Sequence[Row], height: float) -> Any:
+    """The name of each line at its end, moved apart where they would overlap on an axis of `height`."""
     last = {point["who"]: dict(point) for point in points}
     ends = sorted(last.values(), key=lambda end: end["value"])
-    room = 0.065 * (max(p["value"] for p in points) - min(p["value"] for p in points))
+    room = 0.065 * height
     for before, end in itertools.pairwise(ends):
         end["value"] = max(end["value"], before["value"] + room)
     text = alt.Chart(alt.Data(values=ends)).mark_text(align="left", dx=6, fontSize=11)

@@ -28,8 +28,13 @@ function open(row) {
   const place = strip.chosen.get(row);
   byId("lists").replaceChildren();
   if (place !== undefined) lists(row, place);
-  byId("treebox").hidden = !inspect || !inspect.beam;
-  if (inspect && inspect.beam) drawTree(row, place);
+  const without = Boolean(inspect) && place === undefined;
+  byId("kept").hidden = !without;
+  byId("kept").textContent = without
+    ? `Nothing more was kept for this token: ${strip.chosen.size.toLocaleString("en")} of ${strip.n.toLocaleString("en")} are underlined, and hold a ${inspect.beam ? "tree" : "list"}.`
+    : "";
+  byId("treebox").hidden = without || !inspect || !inspect.beam;
+  if (!byId("treebox").hidden) drawTree(row, place);
 }
 
 function context(row) {
@@ -57,10 +62,10 @@ function facts(row) {
     if (value === null) return "\u2014 (not judged)";
     return value < -32.76 ? "below \u221232.76" : `${signed(value, 2)} (${percent(Math.exp(value))})`;
   };
-  known.push(["naive log p", log(columns.log_prob.at(row))]);
+  known.push([own("log p"), log(columns.log_prob.at(row))]);
   if (columns.lookahead) known.push(["lookahead log p", log(columns.lookahead.at(row))]);
-  if (columns.rank) known.push(["naive rank", (columns.rank.at(row) + 1).toLocaleString("en")]);
-  if (columns.entropy) known.push(["naive entropy", `${columns.entropy.at(row).toFixed(2)} nats`]);
+  if (has(columns.rank, row)) known.push([own("rank"), (columns.rank.at(row) + 1).toLocaleString("en")]);
+  if (has(columns.entropy, row)) known.push([own("entropy"), `${columns.entropy.at(row).toFixed(2)} nats`]);
   byId("facts").replaceChildren(...known.map(([name, value]) => {
     const pair = make("div");
     pair.append(make("dt", "", name), make("dd", "", value));
@@ -71,11 +76,11 @@ function facts(row) {
 function lists(row, place) {
   const real = inspect.real.at(place * inspect.real_each);
   const { columns } = strip;
-  const rank = columns.rank ? `real, rank ${(columns.rank.at(row) + 1).toLocaleString("en")}` : "real token";
+  const rank = has(columns.rank, row) ? `real, rank ${(columns.rank.at(row) + 1).toLocaleString("en")}` : "real token";
   const made = [];
-  if (inspect.top) made.push(list("top", "Naive", place, real, rank, columns.log_prob.at(row)));
+  if (inspect.top) made.push(list("top", page.lookahead ? "Naive" : "The model", place, real, rank, columns.log_prob.at(row)));
   if (inspect.mix) made.push(list("mix", "With lookahead", place, real, "real token", columns.lookahead ? columns.lookahead.at(row) : null));
-  byId("lists").replaceChildren(...made);
+  byId("lists").replaceChildren(...made, make("p", "small", "\u25c2 the token that stands in the text"));
 }
 
 function list(name, title, place, real, beyond, log) {
@@ -84,11 +89,11 @@ function list(name, title, place, real, beyond, log) {
   for (let k = place * each; k < (place + 1) * each; k += 1) {
     if (inspect[name].at(k) >= 0) entries.push([inspect[name].at(k), inspect[`${name}_probs`].at(k)]);
   }
-  const most = Math.max(...entries.map(([, p]) => p), 1e-9);
-  const rows = entries.map(([token, p]) => bar(word(token), p, p / most, token === real ? "real" : ""));
+  // A full bar is certainty, so that both lists can be compared, and a flat one looks flat.
+  const rows = entries.map(([token, p]) => bar(word(token), p, token === real ? "real" : ""));
   if (!entries.some(([token]) => token === real)) {
     const p = log === null ? null : Math.exp(log);
-    rows.push(bar(word(real), p, Math.min(1, (p || 0) / most), "real beyond", beyond));
+    rows.push(bar(word(real), p, "real beyond", beyond));
   }
   const box = make("div", name);
   const items = make("ol");
@@ -97,10 +102,10 @@ function list(name, title, place, real, beyond, log) {
   return box;
 }
 
-function bar(text, p, part, kind, title) {
+function bar(text, p, kind, title) {
   const item = make("li", kind);
   const length = make("i");
-  length.style.width = `${100 * part}%`;
+  length.style.width = `${100 * Math.min(1, p || 0)}%`;
   const name = make("bdi", "", text);
   if (kind.startsWith("real")) item.setAttribute("aria-label", `${text}, ${percent(p)}, the real token`);
   item.title = title ? `${text} (${title})` : text;

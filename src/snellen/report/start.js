@@ -42,17 +42,7 @@ function start() {
     byId(id).addEventListener("click", () => { const row = nextTree(strip.open, by); aim(row); show(row); open(row); });
     byId(id).hidden = strip.chosen.size < 2;
   }
-  openLargest();
-}
-
-// An empty panel teaches nothing: it begins with the token at which lookahead made the largest difference.
-function openLargest() {
-  const values = strip.modes[0].values;
-  let largest = null;
-  for (const row of strip.chosen.keys()) {
-    if (values.at(row) !== null && (largest === null || Math.abs(values.at(row)) > Math.abs(values.at(largest)))) largest = row;
-  }
-  if (largest !== null) open(largest);
+  open(page.open); // an empty panel teaches nothing
 }
 
 function nextTree(row, by) {
@@ -107,7 +97,9 @@ function scale(mode) {
   step("", (mode.diverging ? "+" : "") + plain(mode.edges[0]));
   for (let k = 1; k <= 4; k += 1) step(`${mode.diverging ? "g" : "l"}${k}`, k < 4 ? (mode.diverging ? "+" : "") + plain(mode.edges[k]) : "");
   const words = mode.diverging ? ["lookahead hurts", "lookahead helps"] : ["expected", "surprising"];
-  byId("scale").replaceChildren(make("span", "", words[0]), list, make("span", "", `${words[1]} (nats)`));
+  const missing = make("span", "undefined");
+  missing.append(make("i", "none"), "not judged");
+  byId("scale").replaceChildren(make("span", "", words[0]), list, make("span", "", `${words[1]} (nats)`), ...(mode.undefined ? [missing] : []));
 }
 
 function documentMenu(box) {

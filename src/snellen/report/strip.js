@@ -42,6 +42,8 @@ function visible(piece) {
 const inText = (piece) => (/^ +$/.test(piece) ? "\u2423".repeat(piece.length) : visible(piece).replace(/\n/g, "\u21b5\n"));
 const asLabel = (piece) => visible(piece).replace(/\n/g, "\u21b5").replace(/\u21e5\t/g, "\u21e5").replace(/^ +| +$/g, (s) => "\u2423".repeat(s.length));
 
+// Beside lookahead the model's own numbers are called naive; without it there is nothing to tell them from.
+const own = (name) => (page.lookahead ? `naive ${name}` : name);
 const signed = (value, digits = 3) =>
   value === null ? "\u2014" : (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(digits);
 function percent(p) {
@@ -177,13 +179,15 @@ function show(row) {
   requestAnimationFrame(once);
 }
 
+const has = (column, row) => Boolean(column) && column.at(row) !== null;
+
 function describe(row) {
   const { columns, modes } = strip;
   const words = modes.filter((mode) => mode.diverging).map((mode) => `${mode.label} ${signed(mode.values.at(row))} nats`);
   const p = columns.log_prob.at(row);
-  words.push(`naive log p ${signed(p, 2)} (${percent(Math.exp(p))})`);
-  if (columns.rank) words.push(`rank ${columns.rank.at(row) + 1}`);
-  if (columns.entropy) words.push(`entropy ${columns.entropy.at(row).toFixed(2)} nats`);
+  words.push(p === null ? `${own("log p")} \u2014` : `${own("log p")} ${signed(p, 2)} (${percent(Math.exp(p))})`);
+  if (has(columns.rank, row)) words.push(`rank ${columns.rank.at(row) + 1}`);
+  if (has(columns.entropy, row)) words.push(`entropy ${columns.entropy.at(row).toFixed(2)} nats`);
   if (columns.class) words.push(page.classes[columns.class.at(row)]);
   return words;
 }

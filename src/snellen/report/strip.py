@@ -7,7 +7,6 @@ and a browser unpacks them in milliseconds.
 from __future__ import annotations
 
 import base64
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from snellen.report.data import Evidence
+from snellen.report.scale import TOKEN, edges
 
 MAX_TOKENS = 60_000  # beyond this a page no longer opens in a second; the report says so
 MAX_TREES = 2_000
@@ -52,17 +52,6 @@ def choose(interest: Column, most: int) -> Column:
     return np.flatnonzero(chosen)
 
 
-def edges(values: Column) -> list[float]:
-    """Four round steps up to about the 99th percentile of |values|: where the colours change."""
-    known = np.abs(values[np.isfinite(values)])
-    largest = float(np.quantile(known, 0.99)) if len(known) else 0.0
-    if largest <= 0:
-        return [0.01, 0.05, 0.2, 1.0]
-    power = 10.0 ** math.floor(math.log10(largest))
-    top = next(step * power for step in (1, 2, 5, 10) if step * power >= largest * 0.999)
-    return [round(top * part, 12) for part in (0.02, 0.1, 0.3, 1.0)]
-
-
 def beams(names: Sequence[str]) -> list[int]:
     """Widths whose beams the table holds, whole."""
     found = (re.fullmatch(r"beam(\d+)_tokens", name) for name in names)
@@ -83,7 +72,7 @@ def strip(evidence: Evidence) -> dict[str, Any] | None:
     column = {name: _numbers(table, name) for name in light if name not in ("piece", "token_class")}
     for name in {"lookahead_log_prob", "control_log_prob"} & column.keys():  # infinite where a token was not judged
         column[name] = np.where(np.isfinite(column[name]), column[name], np.nan)
-    modes = _modes(column)
+    modes = modes_of(column)
     pieces, piece = _dictionary(table["piece"].to_pylist())
     page: dict[str, Any] = {
         "total": total,
@@ -102,34 +91,58 @@ def strip(evidence: Evidence) -> dict[str, Any] | None:
     if "token_class" in names:
         page["classes"], place = _dictionary(table["token_class"].to_pylist())
         page["class"] = pack(place)
-    page["inspect"] = _inspect(evidence, column, modes[0][1])
+    page["inspect"], kept = _inspect(evidence, column, modes[0][1])
+    page["open"] = opening(table["piece"].to_pylist(), [values for _, values in modes], kept)
     return page
 
 
-def _modes(column: dict[str, Column]) -> list[tuple[dict[str, Any], Column]]:
-    """The ways of colouring the text, the most telling first."""
+def modes_of(column: dict[str, Column]) -> list[tuple[dict[str, Any], Column]]:
+    """The ways of colouring the text, the most telling first. A difference that no token has is none."""
     modes: list[tuple[dict[str, Any], Column]] = []
-    naive = column["log_prob"]
+    own = column["log_prob"]
     lookahead = column.get("lookahead_log_prob")
     for name, label, other in (
         ("control", "lookahead against the best control", column.get("control_log_prob")),
-        ("naive", "lookahead against naive", naive),
+        ("naive", "lookahead against naive", own),
     ):
-        if lookahead is not None and other is not None:
-            values = lookahead - other
-            modes.append(({"name": name, "label": label, "diverging": True, "edges": edges(values)}, values))
-    surprise = {"name": "surprise", "label": "surprise of the naive model", "diverging": False}
-    modes.append(({**surprise, "edges": [0.1, 1.0, 3.0, 6.0]}, -naive))
+        if lookahead is None or other is None or not np.nan_to_num(values := lookahead - other).any():
+            continue
+        modes.append(({"name": name, "label": label, "diverging": True, "edges": edges(values, TOKEN)}, values))
+    label = "surprise of the model" if lookahead is None else "surprise of the naive model"
+    modes.append(({"name": "surprise", "label": label, "diverging": False, "edges": [0.1, 1.0, 3.0, 6.0]}, -own))
+    for about, values in modes:
+        about["undefined"] = bool(np.isnan(values).any())
     return modes
 
 
-def _inspect(evidence: Evidence, column: dict[str, Column], interest: Column) -> dict[str, Any] | None:
-    """Top-10 lists and beams of the chosen rows; None where the run keeps none of them."""
+def opening(pieces: Sequence[str | None], modes: Sequence[Column], kept: Column | None) -> int:
+    """The row that the page opens on: where a word begins and the first way of colouring is largest, gains first.
+
+    Only among the rows that hold something to look at (`kept`; None: all are alike). Where no word begins any token
+    with something to be seen will do, and white space only where there is nothing else.
+    """
+    rows = np.arange(len(pieces)) if kept is None or not len(kept) else kept[kept < len(pieces)]
+    text = [pieces[row] or "" for row in rows.tolist()]
+    readable = np.array([2 * bool(re.match(r"\s+[^\W\d_]", one)) + bool(one.strip()) for one in text])
+    rows = rows[readable == readable.max()]
+    for values in modes:
+        size = np.nan_to_num(values[rows], nan=0.0, neginf=0.0, posinf=0.0)
+        if (size > 0).any():
+            return int(rows[np.argmax(size)])
+        if size.any():
+            return int(rows[np.argmax(np.abs(size))])
+    return int(rows[0])
+
+
+def _inspect(
+    evidence: Evidence, column: dict[str, Column], interest: Column
+) -> tuple[dict[str, Any] | None, Column | None]:
+    """Top-10 lists and beams of the chosen rows, and these rows; None where the run keeps none of them."""
     names = evidence.tokens.schema_arrow.names
     widths = beams(names)
     lists = [name for name in ("top_tokens", "top_log_probs", "mix_tokens", "mix_probs") if name in names]
     if not widths and not lists:
-        return None
+        return None, None
     width = widths[-1] if widths else 0
     nodes = _length(evidence, f"beam{width}_tokens") if widths else 0
     rows = choose(interest, min(MAX_TREES, TREE_BYTES // (7 * nodes + 90) or 1))
@@ -163,7 +176,7 @@ def _inspect(evidence: Evidence, column: dict[str, Column], interest: Column) ->
         page[name] = pack(place[cut : cut + part.size])
         page[f"{name}_each"] = part.shape[1]
         cut += part.size
-    return page
+    return page, rows
 
 
 def _real(column: dict[str, Column], rows: Column, horizon: int) -> Column:

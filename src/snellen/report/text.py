@@ -39,6 +39,24 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def plural(n: int, name: str) -> str:
+    """A number of things, one of them in the singular."""
+    return f"{count(n)} {name}{'' if n == 1 else 's'}"
+
+
+def counted(n: int, name: str) -> str:
+    """The same for a name that comes as a plural, of one word or with more behind it ("pairs of prompts")."""
+    if n == 1:
+        name = re.sub(r"(?:(?<=ch)es|s)(?= |$)", "", name, count=1)
+    return f"{count(n)} {name}"
+
+
+def listing(parts: Sequence[str]) -> str:
+    """Parts of a sentence, one after the other: "a, b and c"; what is said twice is said once."""
+    parts = list(dict.fromkeys(part for part in parts if part))
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
+
+
 def share(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:.1f} %"
 
@@ -49,15 +67,15 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     return f"[{number(low, digits, sign=True)}, {number(high, digits, sign=True)}]"
 
 
-# What an interval without a width means: not certainty, but that there was nothing to be uncertain about.
+# What an interval without width means of a lookahead gain: that there was nothing to be uncertain about.
 NO_WEIGHT = "no fit in any resample gave lookahead a weight"
 
 
-def estimate(entry: Mapping[str, Any], digits: int = 4) -> str:
-    """A number with its interval, or with the reason why there is none."""
+def estimate(entry: Mapping[str, Any], digits: int = 4, *, zero: str = "") -> str:
+    """A number with its interval, or with the reason why there is none; `zero`: what zero for certain means here."""
     value, low, high = entry["value"], entry["low"], entry["high"]
-    if value == low == high == 0:
-        return f"{number(value, digits)} ({NO_WEIGHT})"
+    if zero and value == low == high == 0:
+        return f"{number(value, digits)} ({zero})"
     bounds = f" {interval(low, high, digits)}" if low is not None and high is not None else ""
     reason = f" ({entry['reason']})" if entry.get("reason") else ""
     return number(value, digits, sign=True) + bounds + reason
@@ -76,19 +94,19 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def flat(mapping: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """A nested mapping as rows of a table; a long list says how much of it is not shown."""
+def flat(mapping: Mapping[str, Any], before: str = "", zero: str = "") -> Iterator[tuple[str, str]]:
+    """A nested mapping as rows of a table; a long list says how much of it is not shown. `zero`: as in `estimate`."""
     for key, value in mapping.items():
         name = f"{before}{key}".replace("_", " ")
         if isinstance(value, Mapping):
             if {"value", "low", "high"} <= value.keys():
-                yield name, estimate(value)
+                yield name, estimate(value, zero=zero)
                 value = {inner: entry for inner, entry in value.items() if inner not in ("value", "low", "high")}
-            yield from flat(value, f"{name} \u203a ")
+            yield from flat(value, f"{name} \u203a ", zero)
         elif isinstance(value, Sequence) and not isinstance(value, str):
             if any(isinstance(entry, Mapping) for entry in value):
                 numbered = {str(place + 1): entry for place, entry in enumerate(value[:_LIST_SHOWN])}
-                yield from flat(numbered, f"{name} \u203a ")
+                yield from flat(numbered, f"{name} \u203a ", zero)
                 if len(value) > _LIST_SHOWN:
                     yield name, f"\u2026 and {len(value) - _LIST_SHOWN} more"
                 continue

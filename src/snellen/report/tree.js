@@ -49,14 +49,12 @@ const brief = (p) => (p < 0.0001 ? "<.01 %" : `${Number((100 * p).toPrecision(2)
 function drawTree(row, place) {
   const svg = byId("tree");
   svg.replaceChildren();
-  svg.hidden = place === undefined;
-  svg.style.display = place === undefined ? "none" : "";
-  byId("treewords").textContent = place === undefined
-    ? `No tree was kept for this token; ${strip.chosen.size.toLocaleString("en")} of the underlined ones have one.`
-    : "Bold: the best completion kept. Thin: branches that died. Dashed outline: what the text really says. "
-      + "Beside each token its probability after its branch; at the end that of the whole completion.";
-  if (place === undefined) return;
   const depths = treeNodes(place);
+  const found = depths.flat();
+  byId("treewords").textContent = ["Bold: the best completion kept.",
+    found.some((node) => !node.alive) ? "Thin: branches that died." : "",
+    found.some((node) => node.real) ? "Dashed outline: what the text really says." : "None of it is what the text really says.",
+    "Beside each token its probability after its branch; at the end that of the whole completion."].filter(Boolean).join(" ");
   const rootBox = 88;
   const room = byId("treebox").clientWidth - rootBox - GAP - 36;
   const column = Math.max(136, Math.min(210, room / depths.length));

@@ -1,4 +1,4 @@
-"""The source's prediction in one picture: as a model learns to choose, what lookahead adds to it goes away."""
+"""One picture: as a model learns to choose, what lookahead adds to it goes away."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from snellen.measures.mesa.verdict import optimiser_finding
 from snellen.organisms.regression import LinearRegression
 from tests.measures.mesa.training import one_layer, train
 
-REGRESSION = LinearRegression()  # dim 10, context 10, as the source has it
+REGRESSION = LinearRegression()  # dim 10, context 10, as in von Oswald et al. 2022
 STEPS, BATCH, RATE = 700, 2048, 1e-2
 
 

@@ -161,7 +161,7 @@ def test_where_nothing_can_be_told_it_is_refused():
 
 
 def test_acceptance_trained_linear_attention_is_one_step_of_gradient_descent():
-    """The source's first result, from random weights: sensitivities, predictions, loss, and the weights themselves."""
+    """As in von Oswald et al. 2022, from random weights: sensitivities, predictions, loss, and weights."""
     begun = time.process_time()
     model = trained()
     found = compare(

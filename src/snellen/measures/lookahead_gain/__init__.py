@@ -1,6 +1,6 @@
 """Does looking ahead help this model predict this text, and is it more than sharpening would give?
 
-The lookahead gain of DESIGN.md ("Lookahead gain"): held-out log-likelihood of the best fitted mix of the model with
+The lookahead gain: held-out log-likelihood of the best fitted mix of the model with
 its own lookahead, minus that of the best of four controls that do not look ahead. `docs/lookahead-gain.md` gives the
 definitions, the choices and the experiments behind them.
 """

@@ -35,7 +35,7 @@ class Implied:
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """squared: mean ‖Ŵ − W‖² (Frobenius), the source's number. relative: its root over the root of mean ‖W‖²."""
+    """squared: mean ‖Ŵ − W‖² (Frobenius), as in Akyürek et al. relative: its root over the root of mean ‖W‖²."""
 
     squared: Estimate
     relative: Estimate

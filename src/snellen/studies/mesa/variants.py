@@ -1,4 +1,4 @@
-"""The models that are compared, all of the same number of parameters.
+"""The models that are compared, all of the same number of parameters (after von Oswald et al. 2023, the source below).
 
 On tasks a variant is a stack of attention layers without MLP and norm, heads of 20 entries. Deep ones have six layers
 of two heads on a residual stream of 40; the others are as much wider as it takes to have as many parameters. (The

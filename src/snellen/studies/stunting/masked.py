@@ -1,4 +1,4 @@
-"""The source's first fix: a masked model of the same size on the same language. Does it internalise less?
+"""A masked model of the same size on the same language. Does it internalise less?
 
 It predicts masked tokens from both sides. At training each sequence has a share of its tokens masked that is drawn
 uniformly (all shares are equally likely), so that it also meets the question of a next-token predictor: everything

@@ -1,4 +1,4 @@
-"""Adversarial (v5 of the source idea): balance against a lookahead that learns."""
+"""Adversarial: balance against a lookahead that learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Balance (v3 of the source idea): as much movement away from lookahead as towards it."""
+"""Balance: as much movement away from lookahead as towards it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """What in the amplified prediction is lookahead, and how far the update at a place moves towards it.
 
 In the logits of one place, a step on its cross-entropy goes along 1_x − p. The lookahead part of the amplified
-prediction is δ = q_D − q_1 (DESIGN, "Balance"): the same search, deep less shallow, so that sharpening is no part of
+prediction is δ = q_D − q_1: the same search, deep less shallow, so that sharpening is no part of
 it. Along δ the step moves by m = ⟨δ, 1_x − p⟩: above 0 towards lookahead, below 0 away from it.
 
-`against="naive"` takes δ = q_D − p instead, sharpening and the cut to the candidates included: the source's first
-proposal, and what stunts sharpening alone when the horizon is 1 (where q_D = q_1, and nothing would be left).
+`against="naive"` takes δ = q_D − p instead, sharpening and the cut to the candidates included: the simplest
+idea, and what stunts sharpening alone when the horizon is 1 (where q_D = q_1, and nothing would be left).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def movement(places: Places, against: str = "horizon 1") -> Float[Tensor, "place
 
 
 def away(places: Places, against: str = "horizon 1") -> Float[Tensor, ""]:
-    """Σ over the places of ⟨stop(q_1 − q_D), logits⟩, whose gradient is the direction u of DESIGN's "Balance"."""
+    """Σ over the places of ⟨stop(q_1 − q_D), logits⟩, whose gradient is the direction away from lookahead."""
     amplified = places.amplified
     chosen = places.logits.gather(-1, amplified.tokens.clamp_min(0))
     if against == "horizon 1":

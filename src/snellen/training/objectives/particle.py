@@ -1,4 +1,4 @@
-"""Particle (v4 of the source idea): balance against lookahead of infinite width."""
+"""Particle: balance against lookahead of infinite width."""
 
 from __future__ import annotations
 

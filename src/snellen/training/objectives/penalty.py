@@ -1,4 +1,4 @@
-"""Penalty (v2 of the source idea): a bounded term that moves the model away from what is lookahead in q."""
+"""Penalty: a bounded term that moves the model away from what is lookahead in q."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def dense(tokens: Tensor, probs: Tensor, vocabulary: int) -> Tensor:
 
 
 def movement(places: Places, against: str = "horizon 1") -> Tensor:
-    """⟨q_D − q_1, 1_x − p⟩ of each place, as DESIGN's "Balance" has it; ⟨q_D − p, 1_x − p⟩ against naive."""
+    """⟨q_D − q_1, 1_x − p⟩ of each place; ⟨q_D − p, 1_x − p⟩ against naive."""
     out = []
     for row, target in enumerate(places.targets.tolist()):
         p = places.logits[row].detach().double().softmax(-1)

@@ -1,4 +1,4 @@
-"""Skip (v1 of the source idea): tokens that lookahead predicts better are left out of the update."""
+"""Skip: tokens that lookahead predicts better are left out of the update."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Skip(Objective):
     there is only since q_D and q_1 are of the current weights. So skipping costs likelihood even where there is nothing
     to plan (docs/stunting.md has the figures), and `balance` is its mend.
 
-    against: what the lookahead must beat. "horizon 1" is the same search without depth. "naive" is the source's own
+    against: what the lookahead must beat. "horizon 1" is the same search without depth. "naive" is the simplest
     version, q_D(x) > p(x): then sharpening is skipped too, the more the surer the model is, and it ends far from the
     truth with no future at all.
     """
