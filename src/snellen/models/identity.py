@@ -51,7 +51,7 @@ class Identity:
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
-        return asdict(self)
+        return asdict(self) | {"notes": list(self.notes)}
 
 
 def weights_sha256(state: Weights | Mapping[str, torch.Tensor]) -> str:

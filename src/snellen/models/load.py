@@ -122,7 +122,7 @@ def load_model(
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
-    notes = () if place.gguf is None else check_gguf(place, config, own if tokenizer is None else None)
+    notes = () if place.gguf is None else _gguf_notes(place, config, own if tokenizer is None else None)
     first = _bos(own, bos, place.source)
     rows = stated(config.get_text_config(decoder=True), "vocab_size")
     if rows is not None:  # before gigabytes are fetched
@@ -131,6 +131,16 @@ def load_model(
             before(Reading(tokenizer=own, bos=first, context=context_length(config), vocabulary=rows))
     model = read_weights(place, config, DTYPES[dtype], where, trust_remote_code, auto=AutoModelForCausalLM)
     return _finish(model, own, place, first, checked=rows, notes=notes)
+
+
+def _gguf_notes(place: Place, config: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+    try:
+        with quiet(downloads=place.remote):
+            return check_gguf(place, config, tokenizer)
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise explain(error, place) from error
 
 
 def pick_device(device: str) -> torch.device:
