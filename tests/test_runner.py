@@ -225,6 +225,18 @@ def test_wrong_settings_come_before_any_file(subject, files, tmp_path, change, n
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"horizon": 70}, "horizon 70.*64"), ({"window": 64}, "window 64.*at most 62"), ({"texts": "cat"}, "tokens")],
+)
+def test_what_the_configuration_decides_is_said_before_weights_are_read(folder, files, change, said, monkeypatch):
+    monkeypatch.setattr("snellen.models.load.read_weights", None)
+    change = dict(change)
+    texts = change.pop("texts", files)
+    with pytest.raises((InputError, Refused), match=said):
+        snellen.exam(folder, texts, **{**SETTINGS, **change})
+
+
 def test_texts_too_short_are_refused_before_any_file(subject, tmp_path):
     (tmp_path / "short.txt").write_text("the cat sat")
     with pytest.raises((InputError, Refused)):

@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from snellen.attention.rollout import as_autocast, attention_configs
 from snellen.errors import InputError, Refused
+from snellen.models.body import body_of
 
 NAME = "snellen_keeping_"
 
@@ -104,7 +105,7 @@ def keeping(model: PreTrainedModel) -> Iterator[Kept]:
     """
     kept, token = Kept(), None
     before = [(config, config._attn_implementation_internal) for config in attention_configs(model)]
-    body = model.get_decoder()
+    body = body_of(model)
     hooks = [
         body.register_forward_pre_hook(lambda _, args, kwargs: _begin(kept, args, kwargs), with_kwargs=True),
         body.register_forward_hook(lambda _, __, output: _end(kept, output)),

@@ -120,6 +120,10 @@ def evolve_texts(
         "proposal_temperature": proposal_temperature, "passes": passes, "memory": memory, "seed": seed,
     }  # fmt: skip
     settings = _settings(mode, wishes)
+    from snellen.texts.read import check_characters
+
+    for name, text in (("prompt", prompt), ("suffix", suffix)):
+        check_characters(text, name)
     if top < 1:
         raise InputError(f"top {top}: must be at least 1")
     if out is not None and not out.absolute().parent.is_dir():

@@ -200,6 +200,10 @@ def _prompts(prompt: Sequence[str] | None, file: Path | None) -> list[str]:
             raise InputError(f"prompt-file {str(file)!r}: {error.strerror}: name a file that can be read") from error
         except UnicodeDecodeError as error:
             raise InputError(f"prompt-file {str(file)!r}: no UTF-8 at byte {error.start}: convert it first") from error
+    from snellen.texts.read import check_characters
+
+    for text in prompts:
+        check_characters(text, "prompt")
     return prompts or [""]
 
 

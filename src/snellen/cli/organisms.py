@@ -54,7 +54,11 @@ def examine_organisms(
         No progress.
     """
     from snellen import cli
+    from snellen.cli.beforehand import check_place
 
+    for path, name in ((out, "out"), (picture, "picture")):
+        if path is not None:
+            check_place(path, name)
     console = Watching(quiet=quiet)
     cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")

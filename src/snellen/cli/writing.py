@@ -17,7 +17,7 @@ from snellen.lookahead.amplification import Amplification
 from snellen.lookahead.decoding import Generated, Step, generate
 from snellen.lookahead.plans import StopText, check_room
 from snellen.lookahead.power_sampling import power_sample
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of, device_of
 from snellen.subject import Subject
 
 
@@ -125,7 +125,7 @@ def write(job: Job, prompts: Sequence[str], count: int, *, speak: Speaker | None
     """`count` texts for each prompt, in this order."""
     random = torch.Generator().manual_seed(job.settings.get("seed", 0))
     for prompt in prompts:
-        ids = torch.tensor([job.encoded(prompt)], device=job.subject.model.device)
+        ids = torch.tensor([job.encoded(prompt)], device=device_of(job.subject.model))
         together = _together(job, ids, count) if job.method in ("beam", "power") else None
         for number in range(count):
             if speak is not None:
@@ -315,7 +315,7 @@ def _log_probs(job: Job, text: Text) -> list[float]:
     """log p of each token under the model alone, nats."""
     if text.steps:
         return [step.log_prob for step in text.steps]
-    ids = torch.tensor([[*text.prompt_ids, *text.tokens]], device=job.subject.model.device)
+    ids = torch.tensor([[*text.prompt_ids, *text.tokens]], device=device_of(job.subject.model))
     logits = job.subject.model(input_ids=ids, use_cache=False).logits[0, len(text.prompt_ids) - 1 : -1].float()
     own = logits.log_softmax(-1).gather(-1, ids[0, len(text.prompt_ids) :, None])
     values: list[float] = own[:, 0].tolist()

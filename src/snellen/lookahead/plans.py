@@ -25,7 +25,7 @@ from transformers import (
 from transformers.generation import EosTokenCriteria
 
 from snellen.errors import InputError
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of, device_of
 
 # What transformers hands over besides, and what does not matter here.
 _INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "cache_params", "return_dict"})
@@ -114,7 +114,7 @@ def direct_plan(
     if sampling.min_new_tokens and ends:
         processors.append(
             MinNewTokensLengthLogitsProcessor(
-                input_ids.shape[-1], sampling.min_new_tokens, ends, device=str(model.device)
+                input_ids.shape[-1], sampling.min_new_tokens, ends, device=str(device_of(model))
             )
         )
     if sampling.temperature != 1:

@@ -23,7 +23,9 @@ from snellen.lookahead.engine import Engine
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
-from snellen.lookahead.settings import bytes_of, check_search
+from snellen.lookahead.settings import check_search
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +123,7 @@ def power_sample(
             raise InputError(f"stop token {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
     budget = bytes_of(memory)
     runner = engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
-    stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=model.device)
+    stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device_of(model))
     options: dict[str, Any] = {
         "particles": particles,
         "length": max_new_tokens,
@@ -129,7 +131,7 @@ def power_sample(
         "seed": seed,
         "budget": budget,
     }
-    found = [_sample(runner, prompt, stop, settings=settings, **options) for prompt in input_ids.to(model.device)]
+    found = [_sample(runner, prompt, stop, settings=settings, **options) for prompt in input_ids.to(device_of(model))]
     tokens, log_probs, log_weights, evidence, stopped, effective = (torch.stack(x) for x in zip(*found, strict=True))
     return PowerSamples(
         tokens=tokens,

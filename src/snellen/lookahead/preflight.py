@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -24,9 +25,10 @@ from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
 from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of, device_of
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 ENGINES = ("auto", "columns", "plain")
 _WIDTH = 3  # rows of the check: enough for parents to cross over
@@ -36,6 +38,7 @@ _LEAST = 500.0
 _LEAST_OF_ATTENTION = 10_000.0
 # A coarse format rounds so much that these would allow everything; there it is this many nats at most.
 _LEAST_COARSE = 0.1
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 _LONGEST_EAGER = 2048  # tokens; eager attention holds the whole matrix of scores
 _LARGEST_DRIFT_MODEL = 2_000_000_000  # parameters; beyond it no float32 copy is made to measure drift
 
@@ -96,7 +99,7 @@ def engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str
 
 
 def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: str) -> Preflight:
-    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
+    key = (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
     seen = _known.setdefault(model, {})
     found = seen.get(key)
     if found is None or found.length < length or found.horizon < horizon:
@@ -109,6 +112,28 @@ def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: st
     return found
 
 
+def _refusing(check: Callable[Concatenate[PreTrainedModel, P], Preflight]) -> Callable[..., Preflight]:
+    """Whatever a model's own code raises while it is checked becomes one line: that model is not examined."""
+
+    @functools.wraps(check)
+    def checked(model: PreTrainedModel, *args: P.args, **kwargs: P.kwargs) -> Preflight:
+        try:
+            return check(model, *args, **kwargs)
+        except (InputError, Refused, torch.OutOfMemoryError):
+            raise
+        except _FAULTS as error:
+            if "can't allocate memory" in str(error):
+                raise
+            line = " ".join(str(error).split())[:300]
+            raise Refused(
+                f"{type(model).__name__} does not run as a causal language model on token ids: "
+                f"{type(error).__name__}: {line}"
+            ) from error
+
+    return checked
+
+
+@_refusing
 @torch.no_grad()
 def preflight(
     model: PreTrainedModel,
@@ -180,7 +205,7 @@ def preflight(
         checks=checks,
         drift=_drift(model, text) if drift and model.dtype != torch.float32 else {},
     )
-    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
+    key = (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
     _known.setdefault(model, {})[key] = result
     return result
 
@@ -190,7 +215,7 @@ def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tens
     text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
     if input_ids is not None:
         text[: len(input_ids)] = input_ids[:length].cpu()
-    return text.to(model.device)
+    return text.to(device_of(model))
 
 
 def _places(length: int) -> list[int]:
@@ -326,6 +351,8 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
 
 def _drift(model: PreTrainedModel, text: Tensor) -> dict[str, Any]:
     """What a shorter number format costs: log p of the text's tokens against a float32 copy of the model."""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        return {"mean": None, "max": None, "reason": "its weights are offloaded, and are not copied"}
     if model.num_parameters() > _LARGEST_DRIFT_MODEL:
         return {"mean": None, "max": None, "reason": "model too large for a float32 copy"}
     exact = copy.deepcopy(model).float()

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_LEAST = 1_000_000
-
-
-def bytes_of(memory: int | str) -> int:
-    """A size in bytes: 2000000000, "512MB", "2GB", "1.5GiB".
-
-    Raises
-    ------
-    InputError
-        Not a size, or below 1 MB.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
-    if match is None or match[2] not in _UNITS:
-        raise InputError(f"memory {memory!r}: not a size; write for example 512MB or 2GB")
-    size = int(float(match[1]) * _UNITS[match[2]])
-    if size < _LEAST:
-        raise InputError(f"memory {memory!r}: at least 1MB is needed")
-    return size
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens the model takes, None where its configuration sets no limit."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+from snellen.models.body import context_of
 
 
 def check_search(

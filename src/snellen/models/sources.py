@@ -122,6 +122,12 @@ def check_files(place: Place) -> None:
     )
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that has something in it: what is written there should be there alone."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"folder {str(folder)!r} exists and is not empty: name a new one")
+
+
 def check_tokenizer_files(place: Place, *, mend: str) -> None:
     """Transformers makes an empty tokenizer out of a folder that has none: say so instead."""
     if place.kind not in ("folder", "bundled"):

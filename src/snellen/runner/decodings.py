@@ -16,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from snellen.lookahead.decoding import generate
 from snellen.lookahead.power_sampling import power_sample
 from snellen.measures.generations import Decoding
+from snellen.models.body import device_of
 from snellen.subject import Subject
 
 # Below every logit: e^−10000 is 0 in any format, and unlike −∞ it has differences that are numbers.
@@ -86,10 +87,10 @@ def _by_transformers(model: Any, input_ids: Tensor, decoding: Decoding, new: int
     if sampled:
         # `top_k` is 50 there unless one says otherwise.
         options |= {"top_k": 0, "top_p": 1.0 if decoding.top_p is None else decoding.top_p, "temperature": 1.0}
-    devices = [] if model.device.type == "cpu" else [model.device]
+    devices = [] if device_of(model).type == "cpu" else [device_of(model)]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        ids = input_ids.to(model.device)
+        ids = input_ids.to(device_of(model))
         config = GenerationConfig(max_new_tokens=new, pad_token_id=0, **options)
         found: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
     return found

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from snellen.errors import InputError, Refused
 from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import context_of
 from snellen.measures.base import Measure
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
+from snellen.models.body import context_of
 from snellen.request import Request
 from snellen.results.files import read_table, write_table
 from snellen.results.statistics import REFUSED_BELOW

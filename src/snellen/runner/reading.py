@@ -21,10 +21,10 @@ from snellen.errors import Refused
 from snellen.lookahead.engine import Body, Engine
 from snellen.lookahead.head import first_tokens, rows_per_block
 from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import bytes_of
 from snellen.measures.base import Measure
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
-from snellen.request import Request
+from snellen.models.body import device_of
+from snellen.request import Request, bytes_of
 from snellen.results.files import read_table, write_table
 from snellen.runner import scoring
 from snellen.runner.forks import Forks
@@ -115,7 +115,7 @@ def read(engine: Engine, ids: Tensor, passage: Passage, front: int, forks: Forks
     Refused
         The model gives NaN, infinity, or no probability at all to a token that is there.
     """
-    body, text = engine.body, ids.to(engine.body.model.device)
+    body, text = engine.body, ids.to(device_of(engine.body.model))
     hidden = engine.read(text)
     log_prob, first = np.zeros(0, dtype=np.float32), front + passage.first
     if first < len(text):

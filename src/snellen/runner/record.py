@@ -15,6 +15,7 @@ import transformers
 
 import snellen
 from snellen.measures.base import Measure
+from snellen.models.body import device_of
 from snellen.organisms import chart
 from snellen.request import Request
 from snellen.runner.work import Text
@@ -58,7 +59,7 @@ def content_of(subject: Subject, request: Request, chosen: Mapping[str, Measure]
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
-            "device": str(subject.model.device),
+            "device": str(device_of(subject.model)),
             "threads": torch.get_num_threads(),
         },
         "timings": {},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from snellen.errors import InputError
+from snellen.models.load import Reading
 from snellen.request import Request
 from snellen.results import statistics
-from snellen.subject import Subject
 from snellen.texts.encode import Encoded, encode, starts_word
 from snellen.texts.read import Document, bundled, documents_from, read_documents
 from snellen.texts.windows import Window, plan_windows
@@ -62,7 +61,7 @@ class Text:
         entries = [
             {
                 "name": document.name,
-                "sha256": _sha256(document),
+                "sha256": document.sha256,
                 "characters": len(document.text),
                 "tokens": len(encoded),
                 "scored": count,
@@ -83,12 +82,8 @@ def read(texts: Any, field: str | None) -> list[Document]:
     return documents_from(texts, **options)
 
 
-def text_key(documents: Sequence[Document]) -> dict[str, Any]:
-    return {"texts": [[document.name, _sha256(document)] for document in documents]}
-
-
-def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Text:
-    """Encode and cut.
+def cut(documents: Sequence[Document], reading: Reading, request: Request) -> Text:
+    """Encode and cut, as a model of this `reading` takes texts.
 
     Raises
     ------
@@ -97,12 +92,11 @@ def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Te
     Refused
         The text is too short for an interval.
     """
-    identity = subject.identity
-    window, context = request.windows(identity.context)
-    if subject.tokenizer is None:
+    window, context = request.windows(reading.context)
+    if reading.tokenizer is None:
         raise InputError("the model has no tokenizer: name one with tokenizer=... (--tokenizer)")
-    encoded = [encode(subject.tokenizer, document, vocabulary=identity.vocabulary) for document in documents]
-    first = identity.bos.token_id
+    encoded = [encode(reading.tokenizer, document, vocabulary=reading.vocabulary) for document in documents]
+    first = reading.bos.token_id
     plan = plan_windows(
         [len(tokens) for tokens in encoded],
         window=window,
@@ -119,8 +113,8 @@ def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Te
         window=window,
         context=context,
         excluded=plan.excluded,
-        tokenizer=subject.tokenizer,
-        starts_word=starts_word(subject.tokenizer, identity.vocabulary),
+        tokenizer=reading.tokenizer,
+        starts_word=starts_word(reading.tokenizer, reading.vocabulary),
     )
 
 
@@ -151,7 +145,3 @@ def spell(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     if backend is not None:
         return list(backend.decode_batch([[token] for token in ids], skip_special_tokens=False))
     return [tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False) for token in ids]
-
-
-def _sha256(document: Document) -> str:
-    return hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()

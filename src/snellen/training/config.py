@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from snellen.errors import InputError
-from snellen.lookahead.settings import bytes_of
+from snellen.request import bytes_of
 from snellen.training.amplifiers import Amplifier, Beam, Learned, Particles
 from snellen.training.monitor import check_monitor
 from snellen.training.monitoring.alarm import PATIENCE

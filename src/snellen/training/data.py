@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from snellen.errors import InputError
 from snellen.texts.encode import encode
-from snellen.texts.read import Document
+from snellen.texts.read import Document, check_characters
 
 IGNORED = -100  # a label that is no target
 
@@ -79,7 +79,7 @@ def rows_of(
         if not columns:
             raise InputError(f"{name}: rows have {', '.join(map(str, first))}; needed is input_ids or text")
         if columns[0] == "text":
-            data = [row["text"] for row in data]
+            data = [row.get("text") for row in data]
             first = data[0]
     if isinstance(first, (str, Document)) or first is None:
         rows: Sequence[Any] = _windows(data, tokenizer, max_length, vocabulary, bos, name)
@@ -98,7 +98,10 @@ def _windows(
     room = max_length - len(ahead)
     rows = []
     for number, text in enumerate(texts):
+        if not (text is None or isinstance(text, str | Document)):
+            raise InputError(f"{name}, row {number}: a {type(text).__name__}, not a text: write it as a string")
         document = text if isinstance(text, Document) else Document(name=f"{name}, row {number}", text=text or "")
+        check_characters(document.text, document.name)
         if not document.text.strip():
             continue
         ids = encode(tokenizer, document, vocabulary=vocabulary).ids

@@ -22,7 +22,7 @@ from snellen.errors import InputError, Refused
 from snellen.lookahead.deployed import NAME as LOOKAHEAD
 from snellen.lookahead.deployed import Deployed
 from snellen.lookahead.preflight import preflight
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
 from snellen.training import checkpoints

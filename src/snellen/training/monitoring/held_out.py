@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of
 from snellen.request import Request
 from snellen.results import statistics
 from snellen.texts.encode import encode
