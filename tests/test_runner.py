@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from snellen.cli import main
 from snellen.errors import InputError, Refused
 from snellen.measures import registry
 from snellen.results.store import Run, read_run_json
-from snellen.runner import scoring
+from snellen.runner import record, scoring
 from tests import tiny
+from tests.touched import touched
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"width": 2, "horizon": 3, "measures": ["mean"], "window": 48, "context": 8, "limit": 600}
@@ -176,6 +178,53 @@ def test_a_complete_run_is_not_done_again(whole, folder, files, capsys, monkeypa
 def test_other_settings_are_refused(whole, subject, files, change, named):
     with pytest.raises(InputError, match=named):
         snellen.exam(subject, files, out=whole.folder, **{**SETTINGS, **change})
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [("snellen.runner.scoring", r"code \S+, now"), ("snellen.lookahead.head", r"code \S+, now"),
+     ("snellen.results.statistics", "code"), ("tests.tiny", "code of mean")],
+)  # fmt: skip
+def test_other_code_is_refused(whole, subject, files, module, named):
+    before = {path: path.read_bytes() for path in whole.folder.rglob("*") if path.is_file()}
+    with touched(module), pytest.raises(InputError, match=f"was made by other code .*{named}.*choose another --out"):
+        snellen.exam(subject, files, out=whole.folder, **SETTINGS)
+    assert before == {path: path.read_bytes() for path in whole.folder.rglob("*") if path.is_file()}
+
+
+def test_pieces_of_two_codes_or_libraries_are_not_joined(subject, files, tmp_path, monkeypatch):
+    true, windows = runner.score_window, []
+
+    def stopping(*args, **kwargs):
+        windows.append(args)
+        if len(windows) == 3:
+            raise KeyboardInterrupt
+        return true(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "score_window", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    with touched("snellen.lookahead.search"), pytest.raises(InputError, match="was made by other code"):
+        snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    versions = record.provenance.versions
+    with monkeypatch.context() as patch:
+        patch.setattr(record.provenance, "versions", lambda *others: {**versions(*others), "torch": "0.4"})
+        with pytest.raises(InputError, match=r'torch "\S+", now "0\.4"'):
+            snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    told = Told()
+    with touched("snellen.report.html"):  # which changes no number
+        snellen.exam(subject, files, out=tmp_path / "run", report=False, progress=told, **SETTINGS)
+    assert any(line.startswith("resuming: 2 of ") for line in told.lines)
+
+
+def test_code_that_came_with_a_model_is_part_of_the_run(subject):
+    class Own(type(subject.model)):
+        pass
+
+    assert record.subject_key(subject)["code of the model"] is None
+    model = Own(subject.model.config)
+    assert len(record.subject_key(replace(subject, model=model))["code of the model"]) == 16
 
 
 def test_memory_changes_no_number_and_not_the_run(subject, files, tmp_path, whole):

@@ -26,7 +26,7 @@ from snellen.runner import generating, reading, scoring
 from snellen.runner.measuring import finish
 from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
-from snellen.runner.record import content_of, measures_key, plain, slug, subject_key
+from snellen.runner.record import content_of, made_by, measures_key, plain, slug, subject_key
 from snellen.runner.work import Text, Work, cut, read, text_key
 from snellen.subject import Subject, load
 
@@ -147,6 +147,7 @@ def examine(
         **request.key(),
         **measures_key(chosen),
         **text_key(documents),
+        **made_by(chosen),
     }
     if out is not None:
         found = read_run_json(Path(out))
