@@ -67,7 +67,7 @@ def whole(place, folder, files):
 
 class Told:
     def __init__(self):
-        self.lines, self.steps, self.shares = [], [], []
+        self.lines, self.steps, self.shares, self.stages = [], [], [], {}
 
     def say(self, line):
         self.lines.append(line)
@@ -78,6 +78,9 @@ class Told:
 
     def within(self, share):
         self.shares[-1].append(share)
+
+    def stage(self, name, share, now):
+        self.stages.setdefault(name, []).append(share)
 
 
 def test_the_run_holds_what_was_promised(whole):

@@ -145,7 +145,7 @@ def _named(part: Mapping[str, Any], keys: Sequence[str], otherwise: str) -> str:
 
 
 def _text_name(evidence: Evidence) -> str:
-    names = evidence.document_names()
+    names = evidence.scored_names()
     several = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "unnamed text"
     return _named(evidence.part("text"), ("name", "source"), several)
 
@@ -154,8 +154,13 @@ def _summary(evidence: Evidence) -> list[str]:
     parameters = evidence.part("identity").get("parameters")
     words = [f"{parameters / 1e6:,.3g} million parameters"] if isinstance(parameters, int) else []
     words += [f"{text.count(evidence.tokens.metadata.num_rows)} tokens scored"]
-    if documents := len(evidence.document_names()):
-        words.append(f"{text.count(documents)} document{'s' if documents > 1 else ''}")
+    if documents := len(evidence.scored_names()):
+        of = len(evidence.document_names())
+        words.append(
+            f"{text.count(documents)} document{'s' if documents > 1 else ''}"
+            if documents == of
+            else f"{text.count(documents)} of {text.count(of)} documents"
+        )
     if full := figures.widest(evidence.gains):
         words.append(f"up to {full[0]} beams, {full[1]} tokens ahead")
     return words

@@ -89,7 +89,8 @@ def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) 
 
 def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict[str, Any]:
     identity = run.content.get("identity", {})
-    documents = [entry.get("name") for entry in run.content.get("text", {}).get("documents", [])]
+    entries = run.content.get("text", {}).get("documents", [])
+    documents = [entry.get("name") for entry in entries if entry.get("scored") != 0]
     return {
         "folder": str(run.folder),
         "model": identity.get("name") or identity.get("source"),

@@ -156,7 +156,7 @@ def examine(
     began = time.monotonic()
     subject = _subject(model, loading)
     text = cut(documents, subject, request)
-    prompts = generating.planned(chosen, text, subject)  # too few are refused here
+    prompts = generating.planned(chosen, text, subject, request)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(subject)}-{fingerprint(key)}"
