@@ -16,8 +16,11 @@ from snellen import runner
 from snellen.cli import main
 from snellen.errors import InputError, Refused
 from snellen.measures import registry
+from snellen.measures.degeneration import Degeneration
+from snellen.measures.in_context import InContext
+from snellen.request import Request, in_proportion
 from snellen.results.store import Run, read_run_json
-from snellen.runner import record, scoring
+from snellen.runner import generating, reading, record, scoring, work
 from tests import tiny
 from tests.touched import touched
 
@@ -345,3 +348,48 @@ def test_json_of_the_run_is_strict(whole):
 
     for name in ("run.json", "findings.json"):
         json.loads((whole.folder / name).read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_each_stage_after_the_scoring_is_told_from_its_beginning_to_its_end(subject, files, tmp_path):
+    told = Told()
+    written = Degeneration(prompts=8, prompt_tokens=8, new_tokens=12, width=2, horizon=2, particles=2)
+    read = InContext(stretches=8, length=32, pairs=0)
+    snellen.exam(
+        subject, files, out=tmp_path / "run", report=False, progress=told, width=2, horizon=2, particles=2, window=48,
+        context=8, measures=["lookahead-gain", written, read],
+    )  # fmt: skip
+    names = ["writing for degeneration", "reading for in-context"]
+    assert list(told.stages) == [*names, *(f"measuring {name.split()[-1]}" for name in ["lookahead-gain", *names])]
+    for name, shares in told.stages.items():
+        assert shares[0] == 0, name
+        assert shares[-1] == 1, name
+        assert shares == sorted(shares), name
+    # the human text and each decoding where it begins, and the end
+    assert len(told.stages["writing for degeneration"]) == 1 + len(written.writing.decodings) + 1
+    assert len(told.stages["measuring lookahead-gain"]) == 2 + 2 * 2 + 1 + 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, (32, 48, 96)), (4096, (16, 24, 48)), (600, (8, 8, 20))])
+def test_a_limit_bounds_what_is_written_and_read(limit, expected, subject):
+    request = Request(limit=limit)
+    found = [in_proportion(n, request.share, least=k) for n, k in ((32, 8), (48, 8), (96, 20))]
+    assert tuple(found) == expected
+    assert in_proportion(5, request.share, least=8) == 5
+
+
+def test_what_is_written_and_read_is_planned_within_the_limit(subject, files):
+    written, read = (
+        Degeneration(prompts=16, prompt_tokens=4, new_tokens=12),
+        InContext(stretches=16, length=32, pairs=0),
+    )
+    chosen, documents = {"degeneration": written, "in-context": read}, work.read(files, None)
+    found = []
+    for limit in (None, 5120):
+        request = Request(limit=limit, window=48, context=8)
+        text = work.cut(documents, subject, request)
+        task = reading.planned(chosen, text, subject, request)["in-context"]
+        cut, _, _ = read._text(task.material)
+        assert len(task.passages.items) == cut.a_stretch * len(cut.tokens)  # what `measure` will count again
+        prompts = generating.planned(chosen, text, subject, request)["degeneration"].prompts
+        found.append((len(prompts), len(cut.tokens)))
+    assert found == [(16, 16), (10, 10)]

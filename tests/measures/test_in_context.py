@@ -55,9 +55,7 @@ def test_a_model_that_sees_one_token_gains_nothing(tmp_path: Path) -> None:
     P = letters.table()
     subject = snellen.load(letters.model(P), tokenizer=letters.tokenizer(), bos="auto")
     out, texts = tmp_path / "run", letters.texts(P, number=24, length=300)
-    finding = snellen.exam(
-        subject, texts, measures=[TEXT], out=out, window=128, context=16, report=False
-    ).findings[0]
+    finding = snellen.exam(subject, texts, measures=[TEXT], out=out, window=128, context=16, report=False).findings[0]
     for number in (finding.value, finding.low, finding.high, *_three(finding, "own further context beyond foreign")):
         assert number == pytest.approx(0, abs=1e-6)
     assert finding.verdict.startswith("Text: no gain from further context was found.")
