@@ -59,7 +59,8 @@ def oldest() -> list[str]:
     """The lower end of each range, as constraints; a range without one is an error."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = {}
-    for text in [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]:
+    extras = project["optional-dependencies"].values()
+    for text in [*project["dependencies"], *(one for extra in extras for one in extra)]:
         requirement = Requirement(text)
         least = [spec.version for spec in requirement.specifier if spec.operator in (">=", "==")]
         if len(least) != 1:

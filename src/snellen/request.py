@@ -48,7 +48,8 @@ class Request:
     particles
         Completions sampled beside the beams: an estimate for a beam of infinite width; 0 for none.
     limit
-        Score at most so many tokens (by default all; 8192 of the bundled text).
+        Score at most so many tokens (by default all; 8192 of the bundled text). Below 8192 measures that write or
+        read texts of their own do less of that too, in proportion, down to what an interval needs.
     window
         Tokens read at once; by default as many as the model takes, at most 1024.
     context
@@ -99,6 +100,11 @@ class Request:
         """The same for the text that ships with Snellen, of which less is scored where nothing is said."""
         return self if self.limit is not None else replace(self, limit=SAMPLE)
 
+    @property
+    def share(self) -> float:
+        """Of what measures write and read besides: a limit below the sample's makes that less in proportion."""
+        return 1.0 if self.limit is None else min(1.0, self.limit / SAMPLE)
+
     def key(self) -> dict[str, Any]:
         """What of it changes a number and is known before the model is."""
         return {
@@ -130,3 +136,8 @@ class Request:
         if context >= window:
             raise InputError(f"context {context}: must be below the window, {window}; lower --context")
         return window, context
+
+
+def in_proportion(number: int, share: float, *, least: int) -> int:
+    """That share of a number of prompts or passages, but not below `least` where there were as many."""
+    return max(min(number, least), round(number * share))

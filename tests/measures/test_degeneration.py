@@ -195,7 +195,7 @@ def run(subject: snellen.Subject, tmp_path_factory: pytest.TempPathFactory) -> R
     """Only this measure: no rollouts are needed, and none are made."""
     out = tmp_path_factory.mktemp("degeneration") / "run"
     human = letters.texts(P, number=6, length=300)
-    return snellen.exam(subject, human, measures=[SHORT], out=out, limit=600, window=128, context=16)
+    return snellen.exam(subject, human, measures=[SHORT], out=out, window=128, context=16)
 
 
 def test_pure_sampling_from_the_exact_model_is_the_human_text(run: Run) -> None:
@@ -248,7 +248,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     subject: snellen.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     human = letters.texts(P, number=6, length=300)
-    arguments = {"measures": [FEW], "limit": 600, "window": 128, "context": 16}
+    arguments = {"measures": [FEW], "window": 128, "context": 16}
     run = snellen.exam(subject, human, out=tmp_path / "whole", **arguments)  # type: ignore[arg-type]
     made: list[str] = []
     real = decodings.write

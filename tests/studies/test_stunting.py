@@ -145,6 +145,8 @@ def test_a_training_gives_the_same_numbers_again():
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert main(["sweep", "stunting", "--only", "balanced", "--out", str(tmp_path)]) == 2
     assert "only 'balanced': no such variant; known are ordinary, myopic" in capsys.readouterr().err
+    assert main(["sweep", "stunting", "--only", "balance-D3", "skip", "balance, naive, D = 1 or so"]) == 2
+    assert "balance-naive-D1, particle, " in capsys.readouterr().err
     assert main(["sweep", "stunting", "--seeds", "0", "--out", str(tmp_path)]) == 2
     assert "seeds = 0" in capsys.readouterr().err
     (tmp_path / "x.json").write_text("{}")

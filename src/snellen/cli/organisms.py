@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from snellen.cli.progress import Console, duration
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from snellen.studies.self_test import Outcome
 
 NOT_AS_EXPECTED = 3
+EXPECTED = {"gain": "gain", "nothing": "none", "shown": "–"}
 
 
 def examine_organisms(
@@ -28,6 +31,7 @@ def examine_organisms(
     processes: int | None = None,
     out: Path | None = None,
     picture: Path | None = None,
+    listed: Annotated[bool, Parameter(name="--list")] = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -41,13 +45,15 @@ def examine_organisms(
     seeds
         How many models and texts of each kind.
     only
-        Names of organisms or examinations; a part is shown, and not filed for reports.
+        Names of organisms or examinations (see --list); a part is shown, and not filed for reports.
     processes
         How many work at once; by default one a core, four at most.
     out
         A file for the outcome as JSON.
     picture
         A file for a drawing (SVG) of what lookahead adds to a model while it learns to choose.
+    listed
+        Name the organisms and examinations, with what is expected of each, and examine none.
     json
         Print JSON instead of the tables.
     quiet
@@ -56,6 +62,9 @@ def examine_organisms(
     from snellen import cli
     from snellen.cli.beforehand import check_place
 
+    if listed:
+        show_names()
+        return
     for path, name in ((out, "out"), (picture, "picture")):
         if path is not None:
             check_place(path, name)
@@ -80,6 +89,20 @@ def examine_organisms(
         show(outcome)
     if not outcome.passed:
         raise SystemExit(NOT_AS_EXPECTED)
+
+
+def show_names() -> None:
+    """What `--only` takes: the examinations, and beside each the organism that it is one of."""
+    from snellen.cli.show import _console
+    from snellen.studies.examinations import EXAMINATIONS
+    from snellen.studies.names import slug
+
+    table = _table("Either name may follow --only; that of an organism means all its examinations")
+    for name in ("examination", "organism", "expected", "what it is"):
+        table.add_column(name, no_wrap=name != "what it is")
+    for one in EXAMINATIONS:
+        table.add_row(slug(one.name), slug(one.organism), EXPECTED[one.expects], one.says)
+    _console().print(table)
 
 
 class Watching(Console):
@@ -124,7 +147,7 @@ def _verdicts(rows: Sequence[Row]) -> Table:
         found = row.found
         each = " ".join(_seed(row, i) for i in range(len(row.seeds)))
         table.add_row(
-            row.name, {"gain": "gain", "nothing": "none"}.get(row.expects, "–"),
+            row.name, EXPECTED[row.expects],
             "–" if found is None else _number(found.gain.value), "–" if found is None else _interval(found.gain),
             each, "–" if row.room is None else f"{row.room:.2f}", _worst_placebo(row),
             "–" if row.expects == "shown" else "as expected" if row.passed else "NOT as expected",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from snellen.results.coverage import Tokens, common_sums, sums
 from snellen.results.differences import Value, from_intervals, interval, percentiles
 from snellen.results.findings import Finding
-from snellen.results.store import Run
+from snellen.results.store import MADE_BY, Run
 
 Floats = NDArray[np.float64]
 _RESAMPLED = "lookahead-gain"  # the measure that `tables/resamples.parquet` belongs to
@@ -61,7 +61,13 @@ def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) 
     differing = {
         name: (keys[0].get(name), keys[1].get(name))
         for name in dict.fromkeys([*keys[0], *keys[1]])
-        if keys[0].get(name) != keys[1].get(name)
+        if name != MADE_BY and keys[0].get(name) != keys[1].get(name)
+    }
+    made = [key.get(MADE_BY, {}) for key in keys]
+    differing |= {
+        name: (made[0].get(name), made[1].get(name))
+        for name in dict.fromkeys([*made[0], *made[1]])
+        if made[0].get(name) != made[1].get(name)
     }
     same_units = same_text and tokens[0].units() == tokens[1].units()
     paired = same_units and keys[0].get("seed") == keys[1].get("seed")
@@ -83,7 +89,8 @@ def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) 
 
 def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict[str, Any]:
     identity = run.content.get("identity", {})
-    documents = [entry.get("name") for entry in run.content.get("text", {}).get("documents", [])]
+    entries = run.content.get("text", {}).get("documents", [])
+    documents = [entry.get("name") for entry in entries if entry.get("scored") != 0]
     return {
         "folder": str(run.folder),
         "model": identity.get("name") or identity.get("source"),

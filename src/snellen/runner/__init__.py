@@ -25,7 +25,7 @@ from snellen.runner import generating, reading, scoring
 from snellen.runner.measuring import finish
 from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
-from snellen.runner.record import content_of, measures_key, plain, slug, subject_key
+from snellen.runner.record import content_of, made_by, measures_key, plain, slug, subject_key
 from snellen.runner.work import Text, Work, cut, read
 from snellen.subject import Subject, load
 from snellen.texts.read import text_key
@@ -146,6 +146,7 @@ def examine(
         **request.key(),
         **measures_key(chosen),
         **text_key(documents),
+        **made_by(chosen),
     }
     if out is not None:
         found = read_run_json(Path(out))
@@ -163,7 +164,7 @@ def examine(
         tell.say(f"note: {note}")
     taken = subject.reading
     text = cuts[taken] if taken in cuts else cut(documents, taken, request)
-    prompts = generating.planned(chosen, text, subject)  # too few are refused here
+    prompts = generating.planned(chosen, text, subject, request)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(subject)}-{fingerprint(key)}"

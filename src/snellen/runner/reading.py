@@ -49,11 +49,14 @@ class Task:
     @property
     def tokens_run(self) -> int:
         """Of all passages: the text itself, once more up to where its layers are asked for, and the branches."""
+        return sum(self.tokens_of(self.passages.items))
+
+    def tokens_of(self, items: Sequence[Passage]) -> list[int]:
         nodes, front = Forks.of(self.passages.candidates).nodes, len(self.front)
-        return sum(
+        return [
             front + len(one.tokens) + (0 if one.state is None else front + one.state) + nodes * len(one.forks)
-            for one in self.passages.items
-        )
+            for one in items
+        ]
 
 
 def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request: Request) -> dict[str, Task]:
@@ -64,7 +67,10 @@ def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request
     def encode(new: str) -> list[int]:
         return list(tokenizer(new, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
 
-    material = Material(documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front))
+    material = Material(
+        documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front),
+        share=request.share,
+    )  # fmt: skip
     return {
         name: Task(material=material, passages=measure.passages(material, seed=request.seed), front=front)
         for name, measure in chosen.items()
@@ -83,13 +89,15 @@ def _carry_out(
     name: str, subject: Subject, task: Task, folder: Path, mark: str, request: Request, tell: Progress
 ) -> Readings:
     items, found = task.passages.items, list[Reading]()
+    costs = task.tokens_of(items)
     engine: Engine | None = None
     for at in range(0, len(items), BATCH):
         batch = items[at : at + BATCH]
         path = folder / "pieces" / f"read-{hashlib.sha256(name.encode()).hexdigest()[:12]}-{at:05d}.parquet"
         table = _whole(path, len(batch), mark)
         if table is None:
-            tell.say(f"reading for {name}: {at} of {len(items)} passages")
+            begun = sum(costs[:at]) / sum(costs)
+            tell.stage(f"reading for {name}", begun, f"{at} of {len(items)} passages")
             with scoring.memory_errors(f"reading passages for {name}", "lower --window or the measure's settings"):
                 engine = engine or _engine(subject, task, request)
                 forks, budget = Forks.of(task.passages.candidates), bytes_of(request.memory)
@@ -97,6 +105,7 @@ def _carry_out(
             table = _table(made)
             write_table(path, table.replace_schema_metadata({b"snellen.run": mark.encode()}))
         found += _readings(table, batch, task.passages)
+    tell.stage(f"reading for {name}", 1.0, "")
     return Readings(material=task.material, found=found, tokens_run=task.tokens_run)
 
 

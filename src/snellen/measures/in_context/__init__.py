@@ -21,6 +21,7 @@ from snellen.measures.in_context.lines import XS, Lines, Spelling, passages
 from snellen.measures.in_context.stretches import Stretches, Unfit
 from snellen.measures.in_context.texts import HALF, OfText, of_text
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
+from snellen.request import in_proportion
 from snellen.results.findings import Finding
 from snellen.results.statistics import REFUSED_BELOW
 
@@ -97,8 +98,9 @@ class InContext(Measure):
     def _text(self, material: Material) -> tuple[Stretches | None, list[Passage], str]:
         if not self.stretches:
             return None, [], LEFT_OUT
+        number = in_proportion(self.stretches, material.share, least=REFUSED_BELOW)
         try:
-            cut = Stretches.cut(material, number=self.stretches, length=self.length, near=self.near, block=self.block)
+            cut = Stretches.cut(material, number=number, length=self.length, near=self.near, block=self.block)
         except Unfit as error:
             return None, [], str(error)
         return cut, cut.passages(), ""
@@ -108,7 +110,8 @@ class InContext(Measure):
     ) -> tuple[Lines | None, list[Passage], tuple[tuple[int, ...], ...], str]:
         if not self.pairs:
             return None, [], (), LEFT_OUT
-        lines = Lines.draw(self.pairs, self.shots[-1], seed=seed)
+        number = in_proportion(self.pairs, material.share, least=FEWEST_PAIRS)
+        lines = Lines.draw(number, self.shots[-1], seed=seed)
         try:
             spelling = Spelling.of(material.encode)
             made = passages(lines, self.shots, spelling, material.encode, material.longest)
@@ -128,7 +131,9 @@ class InContext(Measure):
         text = None if cut is None else self._of_text(cut, found.found[: len(of_texts)], seed)
         few = None if lines is None else self._of_lines(lines, found.found[len(of_texts) :], seed)
         return Measured(
-            finding=self._finding(text, few, found, why_no_text, why_no_lines, seed),
+            finding=self._finding(
+                text, few, found, why_no_text, why_no_lines, seed, pairs=0 if lines is None else len(lines.x)
+            ),
             tables={**({} if text is None else text.tables), **({} if few is None else few.tables)},
         )
 
@@ -141,12 +146,13 @@ class InContext(Measure):
         return of_answers(lines, self.shots, found, least=self.least, sample=sample, seed=seed)
 
     def _finding(
-        self, text: OfText | None, few: FewShot | None, found: Readings, no_text: str, no_lines: str, seed: int
-    ) -> Finding:
+        self, text: OfText | None, few: FewShot | None, found: Readings, no_text: str, no_lines: str, seed: int, *,
+        pairs: int,
+    ) -> Finding:  # fmt: skip
         counts = {} if text is None else {"stretches": len(text.stretches.tokens), "tokens compared": text.compared}
         if text is not None and text.sample.kind != "stretches":
             counts[text.sample.kind] = text.sample.units
-        counts |= {} if few is None else {"pairs of prompts": self.pairs}
+        counts |= {} if few is None else {"pairs of prompts": pairs}
         gain = None if text is None else text.gain
         return Finding(
             measure=self.name,
