@@ -7,6 +7,7 @@ known: settings, then files, then the configuration, then the tokenizer, and onl
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from transformers import (
 from snellen.errors import InputError
 from snellen.models import checks
 from snellen.models.architectures import register
+from snellen.models.changes import change_config, check_changed
 from snellen.models.explain import LOADING_ERRORS, explain
 from snellen.models.identity import (
     Bos,
@@ -58,6 +60,7 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     bos: bool | Literal["auto"] = "auto",
+    config_changes: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load a causal language model, in evaluation mode and with gradients off.
 
@@ -82,6 +85,8 @@ def load_model(
     bos
         The token in front of every window: ``"auto"`` what the tokenizer itself puts there, True its BOS token,
         False none.
+    config_changes
+        Attributes of the model's own configuration that are changed before it is built (`{"attn_pdrop": 0.0}`).
 
     Raises
     ------
@@ -91,6 +96,8 @@ def load_model(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     if isinstance(source, PreTrainedModel):
+        if config_changes:
+            raise InputError("config_changes: a model in memory is built already: load it with them")
         return _from_memory(source, tokenizer, revision, dtype, device, trust_remote_code, bos)
     if not isinstance(source, str | os.PathLike):
         raise InputError(
@@ -101,12 +108,14 @@ def load_model(
     check_files(place)
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
+    change_config(config, config_changes or {})
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
     first = _bos(own, bos, place.source)
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(rows, int):  # before gigabytes are fetched
         checks.check_tokenizer(own, rows, place.source)
     model = read_weights(place, config, DTYPES[dtype], where, trust_remote_code, auto=AutoModelForCausalLM)
+    check_changed(model.config, config_changes or {})
     return _finish(model, own, place, first, checked=rows)
 
 
