@@ -115,7 +115,9 @@ def step_by_hand(lm, objective, data, amplifier, seed):
                 ahead = Amplified.of_rollouts(rolled, amplifier.alpha, where)
         keys = place_keys(seed, ids[None], torch.ones_like(ids[None], dtype=torch.bool))[0, wanted]
         found.append(Places(logits=logits[wanted], targets=targets, amplified=ahead, keys=keys))
-    every = objective.weights(torch.cat([objective.signal(one) for one in found]), torch.cat([one.keys for one in found]))
+    every = objective.weights(
+        torch.cat([objective.signal(one) for one in found]), torch.cat([one.keys for one in found])
+    )
     for one, share in zip(found, every.split([len(one.targets) for one in found]), strict=True):
         loss = share.float() * F.cross_entropy(one.logits, one.targets, reduction="none")
         penalty = objective.penalty(one)
@@ -174,7 +176,9 @@ def test_the_monitor_and_what_is_deployed_look_at_targets_alone():
         assert text.tokens == looks[-1].tokens == number
         assert looks[-1].naive_loss == pytest.approx(expected, abs=1e-5)
     assert len({(look.gain, look.low, look.high, look.placebo) for look in looks}) == 1
-    found = fitted(lm, HeldOut.of([padded(row, "left") for row in data], lm, horizon=2, tokens=None), Beam(width=2, horizon=2))
+    found = fitted(
+        lm, HeldOut.of([padded(row, "left") for row in data], lm, horizon=2, tokens=None), Beam(width=2, horizon=2)
+    )
     assert found.fitted["tokens"] == number
     assert found.fitted["naive_loss"] == pytest.approx(expected, abs=1e-5)
     whole = HeldOut.of([row["input_ids"] for row in data], lm, horizon=2, tokens=None)  # the control
@@ -240,7 +244,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, more, said):
     [
         ([{"text": "abc", "labels": [1]}], "row 0: has the column 'labels'"),
         ({"input_ids": [[1, 2]]}, "a mapping of input_ids; give rows"),
-        ([{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2]}], "row 1: differs from row 0 in having labels"),
+        (
+            [{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2]}],
+            "row 1: differs from row 0 in having labels",
+        ),
     ],
 )
 def test_data_whose_columns_do_not_agree(data, said):
@@ -249,7 +256,10 @@ def test_data_whose_columns_do_not_agree(data, said):
 
 
 def test_rows_without_a_target_are_left_out_and_said(caplog):
-    data = [{"input_ids": [1, 2], "labels": [IGNORED] * 2, "length": 2}, {"input_ids": [3, 4], "labels": [3, 4], "length": 2}]
+    data = [
+        {"input_ids": [1, 2], "labels": [IGNORED] * 2, "length": 2},
+        {"input_ids": [3, 4], "labels": [3, 4], "length": 2},
+    ]
     found = rows_of(data, tokenizer=None, max_length=9, vocabulary=VOCABULARY, bos=None, name="rows")
     assert len(found) == 1
     assert found[0]["row"] == 1
@@ -260,7 +270,9 @@ def test_rows_without_a_target_are_left_out_and_said(caplog):
 def test_a_fingerprint_tells_targets_apart():
     ids = rows(4)
     assert fingerprint(Rows(ids)) == fingerprint(Rows([{"input_ids": one, "labels": one} for one in ids]))
-    assert fingerprint(Rows(ids)) != fingerprint(Rows([{"input_ids": one, "labels": [IGNORED, *one[1:-1], IGNORED]} for one in ids]))
+    assert fingerprint(Rows(ids)) != fingerprint(
+        Rows([{"input_ids": one, "labels": [IGNORED, *one[1:-1], IGNORED]} for one in ids])
+    )
 
 
 @pytest.mark.parametrize("method", ["ordinary", "balance"])

@@ -6,7 +6,15 @@ import dataclasses
 import math
 
 import pytest
-from transformers import BertConfig, BertLMHeadModel, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM, TrainingArguments
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    TrainingArguments,
+)
 
 from snellen.attention import make_myopic
 from snellen.errors import InputError, Refused
@@ -78,9 +86,15 @@ def test_every_field_takes_its_default(tmp_path):
     [
         ({"optim": "lomo"}, "optim = 'lomo': "),
         ({"optim": "adamw_bnb_8bit"}, "optim = 'adamw_bnb_8bit': "),
-        ({"optim": "adamw_torch", "optim_args": "wrong=1"}, "optim = 'adamw_torch', optim_args = 'wrong=1': "),
+        ({"optim": "adamw_torch", "optim_args": "wrong=1"}, "optim_args = 'wrong=1': optim 'adamw_torch' reads none"),
+        ({"optim": "sgd", "optim_args": "momentum"}, "optim = 'sgd', optim_args = 'momentum': "),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 5}, "warmup_steps = 5: lr_scheduler_type 'constant' has no"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type = 'cosine_with_min_lr'"),
-        ({"lr_scheduler_kwargs": {"wrong": 1}}, "lr_scheduler_kwargs = {'wrong': 1}"),
+        (
+            {"lr_scheduler_kwargs": {"wrong": 1}},
+            "lr_scheduler_kwargs = {'wrong': 1}: lr_scheduler_type 'constant' reads",
+        ),
+        ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"wrong": 1}}, "lr_scheduler_kwargs = {'wrong': 1}: "),
         ({"eval_strategy": "steps", "eval_steps": 1}, "eval_dataset"),
     ],
 )
@@ -116,7 +130,9 @@ def test_what_takes_no_gradient_is_not_trained(tmp_path):
     with pytest.raises(InputError, match=r"none of its parameters takes a gradient.*requires_grad_\(True\)"):
         make_myopic(lm)
     with make_myopic(lm.requires_grad_(True)):
-        lm(input_ids=lm.dummy_inputs["input_ids"] % VOCABULARY, labels=lm.dummy_inputs["input_ids"] % VOCABULARY).loss.backward()
+        lm(
+            input_ids=lm.dummy_inputs["input_ids"] % VOCABULARY, labels=lm.dummy_inputs["input_ids"] % VOCABULARY
+        ).loss.backward()
     assert lm.lm_head.weight.grad is not None
 
 

@@ -22,8 +22,8 @@ IGNORED = -100  # a label that is no target
 TARGET_MASKS = ("completion_mask", "assistant_masks")
 # Where rows come from, how long they are: nothing that a model is taught.
 HARMLESS = frozenset({
-    "text", "length", "num_tokens", "token_count", "special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping",
-    "id", "idx", "index", "row", "name", "title", "url", "source", "timestamp", "date", "file_path", "dump", "meta",
+    "text", "length", "num_tokens", "token_count", "special_tokens_mask", "offset_mapping",
+    "overflow_to_sample_mapping", "id", "idx", "index", "row", "name", "title", "url", "source", "timestamp", "date", "file_path", "dump", "meta",
     "metadata", "language", "language_score",
 })  # fmt: skip
 _READ = ("input_ids", "labels", "attention_mask", "position_ids", "token_type_ids", *TARGET_MASKS)
@@ -124,7 +124,9 @@ def read_row(row: Any, name: str) -> Row:
 
 def _column(value: Any, column: str, length: int, name: str) -> NDArray[np.int64]:
     found = np.asarray(value)
-    if found.shape != (length,) or not (found.size == 0 or np.issubdtype(found.dtype, np.integer) or found.dtype == bool):
+    if found.shape != (length,) or not (
+        found.size == 0 or np.issubdtype(found.dtype, np.integer) or found.dtype == bool
+    ):
         raise InputError(
             f"{name}: {column} of shape {found.shape}, {found.dtype}; must be {length} whole numbers, one for each of "
             "input_ids"
@@ -142,9 +144,7 @@ def _mask(given: Mapping[str, NDArray[np.int64]], column: str, ids: NDArray[np.i
     return mask == 1
 
 
-def _check_labels(
-    labels: NDArray[np.int64], ids: NDArray[np.int64], targets: NDArray[np.bool_], name: str
-) -> None:
+def _check_labels(labels: NDArray[np.int64], ids: NDArray[np.int64], targets: NDArray[np.bool_], name: str) -> None:
     other = np.flatnonzero(targets & (labels != ids))
     if len(other):
         at = int(other[0])
@@ -158,6 +158,6 @@ def _check_positions(positions: NDArray[np.int64] | None, begin: int, end: int, 
     if positions is None or (positions[begin:end] == np.arange(end - begin)).all():
         return
     raise InputError(
-        f"{name}: position_ids do not count 0, 1, 2 …; sequences packed into a row cannot be told apart here: give each "
-        "a row of its own"
+        f"{name}: position_ids do not count 0, 1, 2 …; sequences packed into a row cannot be told apart here: give "
+        "each a row of its own"
     )

@@ -13,12 +13,12 @@ from snellen.errors import InputError
 from snellen.lookahead.preflight import ENGINES
 from snellen.lookahead.settings import bytes_of
 from snellen.training.amplifiers import Amplifier, Beam, Learned, Particles
+from snellen.training.foreign import asked_for, blamed, check_loggers
 from snellen.training.monitor import check_monitor
 from snellen.training.monitoring.alarm import PATIENCE
 from snellen.training.objectives import METHODS as STUNTING
 from snellen.training.objectives import objective_for
 from snellen.training.ranges import check_values
-from snellen.training.foreign import asked_for, blamed, check_loggers
 
 # What is trained with no objective of ours: the ordinary loss, through ordinary or through myopic attention.
 PLAIN = ("ordinary", "myopic")

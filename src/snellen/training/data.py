@@ -141,9 +141,13 @@ def _checked(rows: Sequence[Any], max_length: int, vocabulary: int, name: str) -
         row = read_row(raw, called)
         if decisive(raw) != columns:
             other = sorted({*columns} ^ {*decisive(raw)})
-            raise InputError(f"{called}: differs from row 0 in having {', '.join(other)}; give all rows the same columns")
+            raise InputError(
+                f"{called}: differs from row 0 in having {', '.join(other)}; give all rows the same columns"
+            )
         if len(row.ids) > max_length:
-            raise InputError(f"{called}: {len(row.ids)} tokens, and at most {max_length} fit; cut it, or raise max_length")
+            raise InputError(
+                f"{called}: {len(row.ids)} tokens, and at most {max_length} fit; cut it, or raise max_length"
+            )
         if len(row.ids) and (int(row.ids.min()) < 0 or int(row.ids.max()) >= vocabulary):
             raise InputError(
                 f"{called}: has the id {int(row.ids.max()) if row.ids.min() >= 0 else int(row.ids.min())}, and the "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainingArguments, get_scheduler
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
@@ -66,6 +67,32 @@ def check_loggers(report_to: Any) -> None:
             INTEGRATION_TO_CALLBACK[name]()  # says which package it lacks
 
 
+# What transformers leaves out without a word.
+_NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+_NO_KWARGS = ("constant", "constant_with_warmup")
+_BUILT_ON_THE_MODEL = ("galore", "apollo", "layerwise", "lomo")  # their arguments are tensors, some hooks on these
+
+
+def check_read(args: TrainingArguments) -> None:
+    """Refuse arguments of an optimiser or a schedule that it does not read."""
+    schedule, optim = (str(getattr(one, "value", one)) for one in (args.lr_scheduler_type, args.optim))
+    if schedule in _NO_WARMUP and args.warmup_steps:
+        mend = "constant_with_warmup has one" if schedule == "constant" else "leave it out"
+        raise InputError(f"warmup_steps = {args.warmup_steps!r}: lr_scheduler_type {schedule!r} has no warmup; {mend}")
+    if schedule in _NO_KWARGS and args.lr_scheduler_kwargs:
+        raise InputError(
+            f"lr_scheduler_kwargs = {args.lr_scheduler_kwargs!r}: lr_scheduler_type {schedule!r} reads none; "
+            "leave them out"
+        )
+    if args.optim_args and not any(word in optim for word in _BUILT_ON_THE_MODEL):
+        bare = copy.copy(args)
+        bare.optim_args = None
+        with asked_for(f"optim = {optim!r}, optim_args = {args.optim_args!r}"):
+            found, without = (Trainer.get_optimizer_cls_and_kwargs(one) for one in (args, bare))
+        if repr(found) == repr(without):
+            raise InputError(f"optim_args = {args.optim_args!r}: optim {optim!r} reads none of them; leave them out")
+
+
 def check_optimizer(trainer: StuntingTrainer) -> None:
     """Build optimiser and schedule as the training will, and leave them: it builds its own.
 
@@ -77,11 +104,12 @@ def check_optimizer(trainer: StuntingTrainer) -> None:
         A projected step with an optimiser whose preconditioner is not known.
     """
     args = trainer.args
+    check_read(args)
     if trainer.optimizer is None and not (args.fsdp or args.deepspeed):
         name = str(getattr(args.optim, "value", args.optim))
         with asked_for(f"optim = {name!r}" + (f", optim_args = {args.optim_args!r}" if args.optim_args else "")):
             optimizer = trainer.create_optimizer()
-        if not any(word in name for word in ("layerwise", "lomo")):  # these have hooks on the parameters by now
+        if not any(word in name for word in _BUILT_ON_THE_MODEL):
             trainer.optimizer = None
         if args.balance_form != "tokens":
             check_known(optimizer)

@@ -11,7 +11,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from enum import Enum
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -85,8 +85,9 @@ def check_value(settings: type[Any], name: str, value: Any, *, called: str | Non
         raise InputError(f"{called}: must be a finite number")
     if name == "max_steps" and value < 1 and value != -1:
         raise InputError(f"{called}: must be at least 1, or -1 to go by num_train_epochs")
+    number = float(value)
     least, most, edge = _RANGES.get(name, (-_INF, _INF, ""))
-    if value < least or value > most or (edge == "above" and value == least) or (edge == "below" and value == most):
+    if not least <= number <= most or (edge == "above" and number == least) or (edge == "below" and number == most):
         raise InputError(f"{called}: must be {_range(least, most, edge)}")
 
 
@@ -97,8 +98,8 @@ def _range(least: float, most: float, edge: str) -> str:
 
 
 @functools.cache
-def _kinds(settings: type[Any]) -> Mapping[str, Any]:
-    return typing.get_type_hints(settings)
+def _kinds(settings: Hashable) -> Mapping[str, Any]:
+    return typing.get_type_hints(settings, include_extras=False)
 
 
 def _members(kind: Any) -> Iterable[Any]:

@@ -149,7 +149,9 @@ def _built(kind: type[Any], values: Mapping[str, Any], table: str, path: Path) -
     for name, value in values.items():
         if name not in known:
             more = f"; what the model's own config has is set as model.config.{name}" if table == "model" else ""
-            raise InputError(f"{path}: {table}.{name} is unknown{_near(name, known)}; known are {', '.join(known)}{more}")
+            raise InputError(
+                f"{path}: {table}.{name} is unknown{_near(name, known)}; known are {', '.join(known)}{more}"
+            )
         check_value(kind, name, value, called=f"{path}: {table}.{name}")
     return kind(**values)
 

@@ -394,5 +394,6 @@ def _check_model(model: PreTrainedModel, args: StuntingConfig) -> None:
     if args.stunting and getattr(model.config.get_text_config(), "output_router_logits", False):
         raise InputError(
             "model.config.output_router_logits = True: balancing experts is part of the model's own loss, in whose "
-            f"place method {args.method!r} puts another; set it to False (--set model.config.output_router_logits=false)"
+            f"place method {args.method!r} puts another; set it to False (snellen train … --set "
+            "model.config.output_router_logits=false)"
         )

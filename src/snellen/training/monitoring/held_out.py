@@ -119,7 +119,9 @@ class HeldOut:
         return found.hexdigest()
 
 
-def _cut(rows: Sequence[Row], ahead: Sequence[int], *, window: int, context: int, limit: int | None) -> Iterator[Window]:
+def _cut(
+    rows: Sequence[Row], ahead: Sequence[int], *, window: int, context: int, limit: int | None
+) -> Iterator[Window]:
     """Windows over the targets of rows, the first token of a row among them where something is put ahead of it.
 
     The sample is drawn as if each row were its targets alone, so that `limit` counts these; what stands between two of
