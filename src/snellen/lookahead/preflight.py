@@ -202,7 +202,8 @@ def check_causal(model: PreTrainedModel, *, length: int) -> None:
 
     def predicted(rows: Tensor) -> Tensor:
         logits = model(input_ids=rows, use_cache=False).logits[-1, _places(len(text))]
-        return logits.float().log_softmax(-1)
+        log_probs: Tensor = logits.float().log_softmax(-1)
+        return log_probs
 
     own = predicted(text[None])
     floor = _difference(own, predicted(text.expand(2, -1)))

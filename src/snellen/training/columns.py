@@ -23,7 +23,8 @@ TARGET_MASKS = ("completion_mask", "assistant_masks")
 # Where rows come from, how long they are: nothing that a model is taught.
 HARMLESS = frozenset({
     "text", "length", "num_tokens", "token_count", "special_tokens_mask", "offset_mapping",
-    "overflow_to_sample_mapping", "id", "idx", "index", "row", "name", "title", "url", "source", "timestamp", "date", "file_path", "dump", "meta",
+    "overflow_to_sample_mapping",
+    "id", "idx", "index", "row", "name", "title", "url", "source", "timestamp", "date", "file_path", "dump", "meta",
     "metadata", "language", "language_score",
 })  # fmt: skip
 _READ = ("input_ids", "labels", "attention_mask", "position_ids", "token_type_ids", *TARGET_MASKS)
@@ -141,7 +142,8 @@ def _mask(given: Mapping[str, NDArray[np.int64]], column: str, ids: NDArray[np.i
     if ((mask != 0) & (mask != 1)).any():
         other = int(mask[(mask != 0) & (mask != 1)][0])
         raise InputError(f"{name}: {column} holds {other}; must be 0 and 1 (rows packed into one: give each its own)")
-    return mask == 1
+    ones: NDArray[np.bool_] = mask == 1
+    return ones
 
 
 def _check_labels(labels: NDArray[np.int64], ids: NDArray[np.int64], targets: NDArray[np.bool_], name: str) -> None:

@@ -11,7 +11,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -72,11 +72,12 @@ def check_value(settings: type[Any], name: str, value: Any, *, called: str | Non
     """As `check_values`, of one value of a settings class; `called` is what an error calls it."""
     called = f"{called or name} = {value!r}"
     field = {one.name: one for one in dataclasses.fields(settings)}[name]
-    wanted = [*_members(_kinds(settings)[name]), *_ALSO.get(name, ())]
+    known: Any = settings
+    wanted = [*_members(_kinds(known)[name]), *_ALSO.get(name, ())]
     if not any(_is_a(value, one) for one in wanted):
         raise InputError(f"{called}: must be {' or '.join(dict.fromkeys(map(_said, wanted)))}")
-    kinds = [one for one in wanted if isinstance(one, type) and issubclass(one, Enum)]
-    choices = [member.value for one in kinds for member in one] or field.metadata.get("choices")
+    enums = [one for one in wanted if isinstance(one, type) and issubclass(one, Enum)]
+    choices = [member.value for one in enums for member in one] or field.metadata.get("choices")
     if choices and isinstance(value, str) and getattr(value, "value", value) not in choices:
         raise InputError(f"{called}: must be one of {', '.join(map(str, choices))}")
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -98,8 +99,8 @@ def _range(least: float, most: float, edge: str) -> str:
 
 
 @functools.cache
-def _kinds(settings: Hashable) -> Mapping[str, Any]:
-    return typing.get_type_hints(settings, include_extras=False)
+def _kinds(settings: Any) -> Mapping[str, Any]:
+    return typing.get_type_hints(settings)
 
 
 def _members(kind: Any) -> Iterable[Any]:

@@ -95,6 +95,7 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             if further.pop(name, None) is not None:
                 raise InputError(f"{name}: rows, loss and model are this trainer's own; leave it out")
         _check_model(model, args)
+        self._losses: Tensor | None = None  # of each row of the batch that was evaluated last
         rows, held_out, watched = self._read(model, args, processing_class, train_dataset, eval_dataset)
         with asked_for("training"):
             super().__init__(
