@@ -95,7 +95,7 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             if further.pop(name, None) is not None:
                 raise InputError(f"{name}: rows, loss and model are this trainer's own; leave it out")
         _check_model(model, args)
-        self._losses: Tensor | None = None  # of each row of the batch that was evaluated last
+        self._losses = list[Tensor]()  # of each row of the batch that was evaluated last
         rows, held_out, watched = self._read(model, args, processing_class, train_dataset, eval_dataset)
         with asked_for("training"):
             super().__init__(
@@ -234,7 +234,7 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             labels = inputs["labels"]
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
             logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if self._stunting else 1]
-            self._losses = losses_of_rows(logits, labels, smoothing=self.args.label_smoothing_factor)
+            self._losses.append(losses_of_rows(logits, labels, smoothing=self.args.label_smoothing_factor))
             return (loss, outputs) if return_outputs else loss
         if self._stunting is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -251,13 +251,13 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         """As transformers', and the rows' losses are counted; those that fill up the last batch are not."""
-        self._losses = None
+        self._losses.clear()
         # Liger's loss would leave out the logits where nobody asks for them.
         alone = prediction_loss_only and not self.args.use_liger_kernel
         found = super().prediction_step(model, inputs, alone, ignore_keys)
-        if self._losses is not None:
-            several = self.accelerator.num_processes > 1
-            self._evaluated.add(self.accelerator.gather_for_metrics(self._losses) if several else self._losses)
+        several = self.accelerator.num_processes > 1
+        for losses in self._losses:
+            self._evaluated.add(self.accelerator.gather_for_metrics(losses) if several else losses)
         return (found[0], None, None) if prediction_loss_only else found
 
     def evaluation_loop(
