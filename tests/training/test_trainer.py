@@ -93,7 +93,7 @@ def test_two_processes_evaluate_every_row_once(tmp_path):
         folder = tmp_path / f"{processes} {size}"
         run(folder, "ordinary", "--evaluate", 23, "--settings", json.dumps(settings), processes=processes)
         losses.append(float((folder / "eval_loss").read_text()))
-    assert losses == pytest.approx([losses[0]] * 3, abs=1e-6)
+    assert losses == pytest.approx([losses[0]] * 3, abs=5e-6)
 
 
 @pytest.mark.slow
