@@ -85,6 +85,18 @@ def test_two_processes_are_one(tmp_path, method):
 
 
 @pytest.mark.slow
+def test_two_processes_evaluate_every_row_once(tmp_path):
+    """23 rows, 3 at a time: the last batches are filled up with rows that were evaluated before."""
+    losses = []
+    for processes, size in ((1, 23), (1, 1), (2, 3)):
+        settings = {"per_device_eval_batch_size": size} | ({"ddp_backend": "gloo"} if processes > 1 else {})
+        folder = tmp_path / f"{processes} {size}"
+        run(folder, "ordinary", "--evaluate", 23, "--settings", json.dumps(settings), processes=processes)
+        losses.append(float((folder / "eval_loss").read_text()))
+    assert losses == pytest.approx([losses[0]] * 3, abs=5e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["particle", "adversarial"])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path, method):
     settings = json.dumps({"save_strategy": "steps", "save_steps": 2, "max_steps": 6})

@@ -210,6 +210,44 @@ def preflight(
     return result
 
 
+@torch.no_grad()
+def check_causal(model: PreTrainedModel, *, length: int) -> None:
+    """That no prediction in a text of `length` random tokens depends on what stands after it.
+
+    Less than `preflight`, and asked of the model's forward pass alone: later tokens are exchanged, not removed, so that
+    a model whose positions are scaled by the length of the text passes.
+
+    Raises
+    ------
+    Refused
+        Predictions that depend on later tokens, NaN.
+    """
+    text = _text(model, length, None)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+
+    def predicted(rows: Tensor) -> Tensor:
+        logits = model(input_ids=rows, use_cache=False).logits[-1, _places(len(text))]
+        log_probs: Tensor = logits.float().log_softmax(-1)
+        return log_probs
+
+    own = predicted(text[None])
+    floor = _difference(own, predicted(text.expand(2, -1)))
+    if not math.isfinite(floor):
+        raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {len(text)} tokens")
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    tolerance = max(10 * floor, min(_LEAST * epsilon, _LEAST_COARSE))
+    for number, place in enumerate(_places(len(text))[:-1], start=1):
+        other = text.clone()
+        other[place + 1 :] = (other[place + 1 :] + 1) % vocabulary
+        worst = _difference(own[:number], predicted(other[None])[:number])
+        if not worst <= tolerance:
+            raise Refused(
+                f"{type(model).__name__}: a prediction at place {place} or before changes by {worst:.2g} nats (allowed "
+                f"{tolerance:.2g}) when later tokens change, so it is no causal language model: only left-to-right "
+                "ones can be trained here"
+            )
+
+
 def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ known: settings, then files, then the configuration, then the tokenizer, and onl
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from snellen.errors import InputError
 from snellen.models import checks
 from snellen.models.architectures import register
 from snellen.models.body import context_length, context_of, device_of, stated
+from snellen.models.changes import change_config, check_changed
 from snellen.models.explain import LOADING_ERRORS, explain
 from snellen.models.gguf import BOS_NOTE, check_gguf
 from snellen.models.identity import (
@@ -75,6 +76,7 @@ def load_model(
     trust_remote_code: bool = False,
     bos: bool | Literal["auto"] = "auto",
     before: Callable[[Reading], None] | None = None,
+    config_changes: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load a causal language model, in evaluation mode and with gradients off.
 
@@ -102,6 +104,8 @@ def load_model(
     before
         Called before the weights are read, of a model that is not in memory: whoever has texts for it can refuse
         them then.
+    config_changes
+        Attributes of the model's own configuration that are changed before it is built (`{"attn_pdrop": 0.0}`).
 
     Raises
     ------
@@ -111,6 +115,8 @@ def load_model(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     if isinstance(source, PreTrainedModel):
+        if config_changes:
+            raise InputError("config_changes: a model in memory is built already: load it with them")
         return _from_memory(source, tokenizer, revision, dtype, device, trust_remote_code, bos)
     if not isinstance(source, str | os.PathLike):
         raise InputError(
@@ -121,6 +127,7 @@ def load_model(
     check_files(place)
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
+    change_config(config, config_changes or {})
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
     notes = () if place.gguf is None else _gguf_notes(place, config, own if tokenizer is None else None)
     first = _bos(own, bos, place.source)
@@ -130,6 +137,7 @@ def load_model(
         if before is not None:
             before(Reading(tokenizer=own, bos=first, context=context_length(config), vocabulary=rows))
     model = read_weights(place, config, DTYPES[dtype], where, trust_remote_code, auto=AutoModelForCausalLM)
+    check_changed(model.config, config_changes or {})
     return _finish(model, own, place, first, checked=rows, notes=notes)
 
 

@@ -181,10 +181,10 @@ def no_dropout(module: nn.Module, probability: float) -> str:
     config = getattr(module, "config", None)
     fields = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
     field_name = next((name for name in fields if getattr(config, name, None) == probability), "attention dropout")
-    mend = f"from_pretrained(…, {field_name}=0.0)" if " " not in field_name else "it set to 0"
-    return (
-        f"{field_name} = {probability}: myopic gradients are defined without dropout there; load the model with {mend}"
-    )
+    mend = "load the model with it set to 0"
+    if " " not in field_name:
+        mend = f"snellen train … --set model.config.{field_name}=0, or in Python from_pretrained(…, {field_name}=0.0)"
+    return f"{field_name} = {probability}: myopic gradients are defined without dropout there; {mend}"
 
 
 def _slope(query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor | float:
