@@ -103,6 +103,13 @@ CONFIGS: dict[str, Callable[[], hf.PreTrainedConfig]] = {
     ),
 }
 
+# Which engine serves whom.
+COLUMNS = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "opt"]
+COLUMNS += ["granite", "mixtral", "gpt_oss", "deepseek_v3"]
+PLAIN = ["gpt_neo", "bloom", "falcon", "mamba"]
+# Its attention can be chosen in some releases of transformers alone.
+(COLUMNS if hf.GPTJForCausalLM._can_set_attn_implementation() else PLAIN).append("gptj")
+
 
 def tiny(name: str, *, seed: int = 0, scale: float = 6.0) -> PreTrainedModel:
     """A random model of the architecture, float32, in eval mode, its matrices multiplied by `scale`."""

@@ -13,8 +13,8 @@ from snellen.errors import Refused
 from snellen.lookahead import Lookahead, beam
 from snellen.lookahead.engine import PlainEngine
 from snellen.lookahead.preflight import engine_for, preflight
-from tests.lookahead.architectures import tiny
-from tests.lookahead.test_beam_search import COLUMNS, LENGTH, PLAIN, text
+from tests.lookahead.architectures import COLUMNS, PLAIN, tiny
+from tests.lookahead.test_beam_search import LENGTH, text
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning"
