@@ -259,7 +259,11 @@ def test_wrong_input() -> None:
 
 
 def test_what_is_refused() -> None:
-    for name, reason in {"falcon": "AttentionInterface", "bloom": "AttentionInterface", "mamba": "no attention"}.items():
+    for name, reason in {
+        "falcon": "AttentionInterface",
+        "bloom": "AttentionInterface",
+        "mamba": "no attention",
+    }.items():
         with pytest.raises(Refused, match=reason):
             make_myopic(trainable(name))
     from transformers import T5Config, T5ForConditionalGeneration
