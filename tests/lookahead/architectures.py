@@ -132,6 +132,12 @@ UNUSUAL: dict[str, Callable[[], hf.PreTrainedConfig]] = {
         vocab_size=VOCABULARY, d_model=32, n_heads=4, n_layers=3, max_seq_len=CONTEXT, eos_token_id=None
     ),
 }
+# Which engine serves whom.
+COLUMNS = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "opt"]
+COLUMNS += ["granite", "mixtral", "gpt_oss", "deepseek_v3"]
+PLAIN = ["gpt_neo", "bloom", "falcon", "mamba"]
+# Its attention can be chosen in some releases of transformers alone.
+(COLUMNS if hf.GPTJForCausalLM._can_set_attn_implementation() else PLAIN).append("gptj")
 
 
 def tiny(name: str, *, seed: int = 0, scale: float = 6.0) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from snellen.lookahead.amplification import Amplification
 from snellen.lookahead.decoding import Generated, Step, generate
 from snellen.lookahead.plans import StopText, check_room
 from snellen.lookahead.power_sampling import power_sample
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.models.body import context_of, device_of
 from snellen.subject import Subject
 
@@ -67,7 +68,7 @@ class Job:
         return ids
 
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises InputError for prompts that leave no room, before any of them is begun."""
+        """Raises InputError for prompts without room, Refused for a model whose cache is wrong, before any is begun."""
         if self.method == "amplified":
             Amplification(**{n: self.settings[n] for n in ("width", "horizon", "alpha", "weight", "mix")})
         rows = [torch.tensor(self.encoded(prompt)) for prompt in prompts]
@@ -80,6 +81,9 @@ class Job:
             new=self.max_new_tokens,
             horizon=self.settings.get("horizon", 1),
             name="max-new-tokens",
+        )
+        writing_engine_for(
+            self.subject.model, length=longest + self.max_new_tokens - 1, horizon=self.settings.get("horizon", 1)
         )
 
 

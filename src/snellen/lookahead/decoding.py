@@ -23,7 +23,7 @@ from snellen.errors import InputError
 from snellen.lookahead.amplification import Amplification, log_power, mixed
 from snellen.lookahead.growing import Branch, Growing, rollouts_of
 from snellen.lookahead.plans import Plan, check_ids, check_room, direct_plan, prompts_of, transformers_plan
-from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.stem import stem_of
 from snellen.models.body import device_of
@@ -153,7 +153,7 @@ def generate(
     check_room(model, prompts, new=plan.max_new_tokens, horizon=horizon)
     check_ids(model, "input_ids", torch.cat(prompts).tolist())
     longest = max(len(prompt) for prompt in prompts) + plan.max_new_tokens - 1
-    trusted = engine_for(model, length=longest, horizon=horizon, engine=engine)
+    trusted = writing_engine_for(model, length=longest, horizon=horizon, engine=engine)
     rows = [
         _Row(
             number=number,

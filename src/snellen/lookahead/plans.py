@@ -24,12 +24,13 @@ from transformers import (
 )
 from transformers.generation import EosTokenCriteria
 
+from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
 from snellen.models.body import context_of, device_of
 
 # What transformers hands over besides, and what does not matter here.
-_INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "cache_params", "return_dict"})
-_CARRIED = ("past_key_values", "inputs_embeds", "token_type_ids")
+_INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "return_dict"})
+_CARRIED = (*CACHE_NAMES, "inputs_embeds", "token_type_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +151,13 @@ def transformers_plan(
     for name, nothing in (("num_beams", 1), ("output_scores", False), ("output_logits", False)):
         if getattr(config, name, None) not in (nothing, None):
             raise InputError(f"{name}={getattr(config, name)}: not with lookahead; leave it out (see `details`)")
+    one_cache(**{name: model_kwargs.get(name) for name in CACHE_NAMES})
     for name, value in model_kwargs.items():
         if value is None or name in _INERT or name == "attention_mask" or name.startswith("output_"):
             continue
         if name not in _CARRIED:
             raise InputError(f"option {name!r}: not known to lookahead; leave it out")
-        if name == "past_key_values" and value.get_seq_length() == 0:
+        if name in CACHE_NAMES and not holds_text(value):
             continue
         if name == "token_type_ids" and not bool(value.any()):
             continue

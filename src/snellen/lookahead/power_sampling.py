@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from snellen.errors import InputError
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.engine import Engine
-from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
 from snellen.lookahead.settings import check_search
@@ -122,7 +122,7 @@ def power_sample(
         if not 0 <= token < vocabulary:
             raise InputError(f"stop token {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
     budget = bytes_of(memory)
-    runner = engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
+    runner = writing_engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
     stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device_of(model))
     options: dict[str, Any] = {
         "particles": particles,

@@ -4,7 +4,7 @@ The attention hook fails silently in places: an architecture that ignores it, a 
 pass on, layers with a state of their own. So rollouts are compared with plain forward passes of the very model, at
 the very length that will be scored. Tolerances are relative to what the model's own eager and sdpa attention differ
 by. A model that fails with columns is run by the plain engine; one whose predictions depend on later tokens, or on
-the length of the text, is refused.
+the length of the text, is refused. One whose cache is wrong (`cached`) is scored, and refused for generation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
+from snellen.lookahead.cached import read_on
 from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
 from snellen.models.body import context_of, device_of
 
@@ -70,12 +71,16 @@ class Preflight:
     power: float | None  # how far the check's branches differ when one of their tokens differs, nats
     checks: dict[str, Check]
     why_plain: str | None = None
+    cache: str | None = None  # "used", "none"; None: it was not looked at
+    why_no_generation: str | None = None
     drift: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "engine": self.engine,
             "why_plain": self.why_plain,
+            "cache": self.cache,
+            "why_no_generation": self.why_no_generation,
             "length": self.length,
             "horizon": self.horizon,
             "floor": self.floor,
@@ -98,8 +103,29 @@ def engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str
     return ColumnEngine(model) if found.engine == "columns" else PlainEngine(model)
 
 
+def writing_engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str = "auto") -> Engine:
+    """The same for who generates, with or without lookahead: what one model writes must be of one model.
+
+    Raises
+    ------
+    Refused
+        Besides: the model's cache is wrong.
+    """
+    found = _remembered(model, length=length, horizon=horizon, engine=engine)
+    if found.cache is None:
+        found = _with_cache(model, found, _text(model, found.length, None))
+        _known[model][_key(model, engine)] = found
+    if found.why_no_generation is not None:
+        raise Refused(f"{type(model).__name__}: refused for generation (not for scoring): {found.why_no_generation}")
+    return ColumnEngine(model) if found.engine == "columns" else PlainEngine(model)
+
+
+def _key(model: PreTrainedModel, engine: str) -> tuple[Any, ...]:
+    return (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
+
+
 def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: str) -> Preflight:
-    key = (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
+    key = _key(model, engine)
     seen = _known.setdefault(model, {})
     found = seen.get(key)
     if found is None or found.length < length or found.horizon < horizon:
@@ -107,7 +133,7 @@ def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: st
         at = 1 << max(3, (length - 1).bit_length())
         if limit is not None:
             at = min(at, limit - horizon + 1)
-        found = preflight(model, length=max(length, at), horizon=horizon, engine=engine, drift=False)
+        found = preflight(model, length=max(length, at), horizon=horizon, engine=engine, drift=False, cache=False)
         seen[key] = found
     return found
 
@@ -143,8 +169,11 @@ def preflight(
     engine: str = "auto",
     input_ids: Tensor | None = None,
     drift: bool = True,
+    cache: bool = True,
 ) -> Preflight:
     """Check `model` on a text of `length` tokens (the first ones of `input_ids`, then random ones).
+
+    `drift` and `cache`: whether to look at these too, which scoring does not need.
 
     Raises
     ------
@@ -205,8 +234,9 @@ def preflight(
         checks=checks,
         drift=_drift(model, text) if drift and model.dtype != torch.float32 else {},
     )
-    key = (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
-    _known.setdefault(model, {})[key] = result
+    if cache:
+        result = _with_cache(model, result, text)
+    _known.setdefault(model, {})[_key(model, engine)] = result
     return result
 
 
@@ -246,6 +276,21 @@ def check_causal(model: PreTrainedModel, *, length: int) -> None:
                 f"{tolerance:.2g}) when later tokens change, so it is no causal language model: only left-to-right "
                 "ones can be trained here"
             )
+
+
+def _with_cache(model: PreTrainedModel, found: Preflight, text: Tensor) -> Preflight:
+    """What was found, and whether the model may generate."""
+    read, tolerance = read_on(model, text), found.checks["causality"].tolerance
+    values = {"cache": read.value, "cache, several at once": read.at_once}
+    new = {name: Check(value=value, tolerance=tolerance) for name, value in values.items() if value is not None}
+    checks, why = {**found.checks, **new}, None
+    # Recurrent models of transformers forget their state when several tokens are read at once, and no generation does.
+    needed = [check for name, check in new.items() if name == "cache" or not getattr(model, "_is_stateful", False)]
+    if wrong := [check.value for check in needed if not check.passed]:
+        off = f"differ from those of whole passes by {max(wrong):.2g} nats (allowed {tolerance:.2g})"
+        why = f"predictions through its cache {off if read.error is None else f'fail: {read.error}'}"
+        log.info("%s: %s", type(model).__name__, why)
+    return replace(found, checks=checks, cache=read.cache, why_no_generation=why)
 
 
 def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from snellen.errors import InputError, Refused
-from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.measures.base import Measure
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
 from snellen.models.body import context_of
@@ -133,7 +133,7 @@ def _carry_out(subject: Subject, task: Task, folder: Path, mark: str, request: R
     batches = [slice(at, min(at + BATCH, len(prompts))) for at in range(0, len(prompts), BATCH)]
     longest = prompts.tokens.shape[1] + (prompts.first is not None)
     # Checked once for all of it, as the model that it is, before it is kept from ending.
-    engine_for(subject.model, length=longest, horizon=task.ahead, engine=request.engine)
+    writing_engine_for(subject.model, length=longest, horizon=task.ahead, engine=request.engine)
 
     def piece(name: str, rows: slice, make: Callable[[], NDArray[np.integer]]) -> pa.Table:
         path = folder / "pieces" / f"written-{_hash(f'{name} {writing}')}-{rows.start:05d}.parquet"

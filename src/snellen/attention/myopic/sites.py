@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from snellen.attention.caches import CACHE_NAMES
 from snellen.attention.myopic.interface import BASES, Attention, ordinary, register
 from snellen.attention.myopic.operators import eager_with_own_weight, own_score, sdpa_with_own_weight
 from snellen.attention.myopic.passage import Passage, Recomputed, Route
@@ -26,7 +27,7 @@ PREFIX = "snellen_myopic_"
 # What else transformers hands to attention functions, and what does not change the derivative by q · k of a score.
 _KNOWN = frozenset({"scaling", "dropout", "softcap", "s_aux", "sliding_window", "is_causal"})
 _INERT = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
-_INERT |= {"past_key_values", "past_key_value", "num_items_in_batch", "logits_to_keep", "return_dict"}
+_INERT |= {*CACHE_NAMES, "past_key_value", "num_items_in_batch", "logits_to_keep", "return_dict"}
 _INERT |= {"position_embeddings", "output_router_logits"}
 
 
