@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def examine_organisms(
     processes: int | None = None,
     out: Path | None = None,
     picture: Path | None = None,
+    overwrite: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -48,11 +50,14 @@ def examine_organisms(
         A file for the outcome as JSON.
     picture
         A file for a drawing (SVG) of what lookahead adds to a model while it learns to choose.
+    overwrite
+        Replace the files that --out and --picture name, if they are there.
     json
         Print JSON instead of the tables.
     quiet
         No progress.
     """
+    check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
 
     console = Watching(quiet=quiet)

@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from snellen.attention.keeping import Kept
 from snellen.attention.rollout import Rollout, attention_configs, rolling
 from snellen.errors import Refused
+from snellen.models.checks import embedding_rows, logit_columns
 
 
 class Body:
@@ -37,7 +38,12 @@ class Body:
         if not isinstance(body, nn.Module) or body is model:
             raise Refused(f"{type(model).__name__} has no body below its head: load it as a causal language model")
         self.model, self.body = model, body
-        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.vocabulary = logit_columns(model)
+        if self.vocabulary > (read := embedding_rows(model)):
+            raise Refused(
+                f"{type(model).__name__} predicts {self.vocabulary} ids and has embeddings for {read}: it may be "
+                "unable to read what it writes; cut its head to the embedding (resize_token_embeddings)"
+            )
         self._output: Any = BaseModelOutputWithPast
 
     def returns(self, output: type) -> None:

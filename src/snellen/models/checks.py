@@ -157,5 +157,16 @@ def probe_logits(model: PreTrainedModel, source: str) -> int:
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model has embeddings for."""
+    """How many token ids the model has embeddings for: what it can read."""
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def logit_columns(model: PreTrainedModel) -> int:
+    """How many token ids the model predicts: what it can write, and what can be scored. Mostly the same number."""
+    head = model.get_output_embeddings()
+    return embedding_rows(model) if head is None else int(head.weight.shape[0])
+
+
+def known_ids(model: PreTrainedModel) -> int:
+    """How many token ids the model both reads and predicts: those that a scored text may hold."""
+    return min(embedding_rows(model), logit_columns(model))

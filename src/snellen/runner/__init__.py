@@ -27,7 +27,7 @@ from snellen.runner.measuring import finish
 from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
 from snellen.runner.record import content_of, measures_key, plain, slug, subject_key
-from snellen.runner.work import Text, Work, cut, read, text_key
+from snellen.runner.work import OWN_BOS, Text, Work, cut, read, text_key
 from snellen.subject import Subject, load
 
 
@@ -155,6 +155,8 @@ def examine(
     began = time.monotonic()
     subject = _subject(model, loading)
     text = cut(documents, subject, request)
+    if text.own_bos:
+        tell.say(f"{text.own_bos} of {len(documents)} texts: {OWN_BOS}")
     prompts = generating.planned(chosen, text, subject)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)

@@ -23,8 +23,9 @@ IGNORED = -100  # a label that is no target
 class Rows(Dataset[dict[str, Any]]):
     """Rows of token ids, each the text of one sequence: `{"input_ids": [pos], "row": its number}`."""
 
-    def __init__(self, rows: Sequence[Any]) -> None:
+    def __init__(self, rows: Sequence[Any], *, own_bos: int = 0) -> None:
         self._rows = rows
+        self.own_bos = own_bos  # texts that begin with the model's first token themselves
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -53,8 +54,8 @@ def rows_of(
     data
         Rows that can be counted and indexed, such as a list or a `datasets.Dataset`: texts (strings, `Document`s, or
         mappings with "text"), or token ids (sequences, or mappings with "input_ids"), which are taken as they stand.
-        Texts are cut side by side into windows, each behind `bos` where there is one; a last window of one token,
-        which has no target, is left out.
+        Texts are cut side by side into windows, each behind `bos` where there is one (once, where a text begins with
+        it itself); a last window of one token, which has no target, is left out.
     tokenizer
         Of transformers; needed for texts alone.
     name
@@ -82,33 +83,32 @@ def rows_of(
             data = [row["text"] for row in data]
             first = data[0]
     if isinstance(first, (str, Document)) or first is None:
-        rows: Sequence[Any] = _windows(data, tokenizer, max_length, vocabulary, bos, name)
-    else:
-        rows = data
-        _check_ids(rows, max_length, vocabulary, name)
-    return Rows(rows)
+        return _windows(data, tokenizer, max_length, vocabulary, bos, name)
+    _check_ids(data, max_length, vocabulary, name)
+    return Rows(data)
 
 
 def _windows(
     texts: Sequence[Any], tokenizer: Any, max_length: int, vocabulary: int, bos: int | None, name: str
-) -> list[NDArray[np.int32]]:
+) -> Rows:
     if tokenizer is None:
         raise InputError(f"{name}: texts need a tokenizer; give processing_class=, or rows of token ids")
     ahead = [] if bos is None else [bos]
     room = max_length - len(ahead)
-    rows = []
+    rows, own_bos = [], 0
     for number, text in enumerate(texts):
         document = text if isinstance(text, Document) else Document(name=f"{name}, row {number}", text=text or "")
         if not document.text.strip():
             continue
-        ids = encode(tokenizer, document, vocabulary=vocabulary).ids
-        for start in range(0, len(ids), room):
-            row = np.asarray([*ahead, *ids[start : start + room]], dtype=np.int32)
+        encoded = encode(tokenizer, document, vocabulary=vocabulary, bos=bos)
+        own_bos += encoded.own_bos
+        for start in range(0, len(encoded), room):
+            row = np.asarray([*ahead, *encoded.ids[start : start + room]], dtype=np.int32)
             if len(row) > 1:
                 rows.append(row)
     if not rows:
         raise InputError(f"{name}: there is no text in its {len(texts)} rows")
-    return rows
+    return Rows(rows, own_bos=own_bos)
 
 
 def _check_ids(rows: Sequence[Any], max_length: int, vocabulary: int, name: str) -> None:

@@ -23,6 +23,7 @@ from snellen.lookahead.deployed import NAME as LOOKAHEAD
 from snellen.lookahead.deployed import Deployed
 from snellen.lookahead.preflight import preflight
 from snellen.lookahead.settings import context_of
+from snellen.models.checks import known_ids
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
 from snellen.training import checkpoints
@@ -300,7 +301,7 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         options: dict[str, Any] = {
             "tokenizer": tokenizer,
             "max_length": length,
-            "vocabulary": model.get_input_embeddings().weight.shape[0],
+            "vocabulary": known_ids(model),
             "bos": bos,
         }
         self._held_out = eval_dataset
