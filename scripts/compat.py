@@ -3,7 +3,8 @@
 python scripts/compat.py 5.24.0                       # or newest, oldest: of those that pyproject.toml admits
 python scripts/compat.py --newest --python-env /tmp/e  # keeps the environment, and uses it again
 
-The other packages are those of constraints.txt, but for pins that the release does not go with. Exit code 0: all passed.
+The other packages are those of constraints.txt, but for pins that the release does not go with.
+Exit code 0: all passed.
 """
 
 from __future__ import annotations

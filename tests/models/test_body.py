@@ -9,7 +9,7 @@ import snellen
 from snellen.errors import Refused
 from snellen.lookahead.preflight import preflight
 from snellen.lookahead.settings import check_search
-from snellen.models.body import body_of, context_length, context_of, device_of, stated, vocabulary_of, width_of
+from snellen.models.body import body_of, context_length, context_of, device_of, logit_columns, stated, width_of
 from snellen.models.load import load_model
 from snellen.models.masked import load_masked
 from tests.lookahead.architectures import CONFIGS, CONTEXT, UNUSUAL, VOCABULARY, WINDOW, tiny
@@ -109,7 +109,7 @@ def test_the_width_is_that_of_the_widest_map_and_not_of_the_vocabulary():
 def test_unusual_architectures_are_searched_as_a_plain_loop_would(name):
     model = tiny(name)
     assert context_of(model) == CONTEXT
-    assert vocabulary_of(model) == VOCABULARY
+    assert logit_columns(model) == VOCABULARY
     assert body_of(model) is not model
     found = preflight(model, length=40)
     text = torch.randint(VOCABULARY, (1, 20), generator=torch.Generator().manual_seed(2))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def examine_organisms(
     out: Path | None = None,
     picture: Path | None = None,
     listed: Annotated[bool, Parameter(name="--list")] = False,
+    overwrite: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -52,6 +54,8 @@ def examine_organisms(
         A file for the outcome as JSON.
     picture
         A file for a drawing (SVG) of what lookahead adds to a model while it learns to choose.
+    overwrite
+        Replace the files that --out and --picture name, if they are there.
     listed
         Name the organisms and examinations, with what is expected of each, and examine none.
     json
@@ -59,6 +63,7 @@ def examine_organisms(
     quiet
         No progress.
     """
+    check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
     from snellen.cli.beforehand import check_place
 

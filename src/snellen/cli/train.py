@@ -64,6 +64,8 @@ def train_model(
         f"method {config.method}, {len(trainer.train_dataset):,} rows of at most {trainer.max_length} tokens"
         + (f", {len(held_out):,} held out" if held_out is not None else "")
     )
+    if own_bos := trainer.train_dataset.own_bos:
+        console.say(f"{own_bos:,} texts begin with the model's first token (BOS), which is read once")
     if deploy and held_out is None:
         raise InputError("deploy: the lookahead is fitted on held-out text; name some in data.held_out")
     if held_out is not None and not (deploy or config.monitor or config.eval_strategy != "no"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import Tensor
 from transformers import StoppingCriteriaList
 
 from snellen.errors import InputError
-from snellen.lookahead.amplification import Amplification
 from snellen.lookahead.decoding import Generated, Step, generate
-from snellen.lookahead.plans import StopText, check_room
+from snellen.lookahead.generation_config import aside, held, only_ids
+from snellen.lookahead.plans import check_ids, check_room
 from snellen.lookahead.power_sampling import power_sample
 from snellen.lookahead.preflight import writing_engine_for
-from snellen.models.body import context_of, device_of
+from snellen.lookahead.stop_texts import StopText
+from snellen.models.body import context_of, device_of, logit_columns
 from snellen.subject import Subject
+from snellen.texts.encode import without_bos
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,32 +48,55 @@ class Job:
     stops: list[str]
     details: bool
     settings_from: dict[str, Any] | None = None  # the file that some of the settings come from, and which
+    follow: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # settings of the model's generation config that are followed
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end a text."""
-        config = self.subject.model.generation_config
-        given = [config.eos_token_id, self.subject.tokenizer.eos_token_id]
+        """Tokens that end a text, of those that the model can write."""
+        model = self.subject.model
+        given = [model.generation_config.eos_token_id, self.subject.tokenizer.eos_token_id]
         ids = [token for one in given for token in (one if isinstance(one, list) else [one]) if token is not None]
-        return list(dict.fromkeys(ids))
+        predicted = logit_columns(model)
+        return [token for token in dict.fromkeys(ids) if 0 <= token < predicted]
+
+    @property
+    def samples(self) -> bool:
+        """Whether its tokens are drawn."""
+        return self.method not in ("greedy", "beam") and self.settings.get("temperature") != 0
+
+    @property
+    def stop_text(self) -> StopText:
+        """Of tokens behind a prompt."""
+        return StopText(self.stops, self.subject.tokenizer, 0)
 
     def encoded(self, prompt: str) -> list[int]:
         """The prompt's tokens, with what the model wants in front; InputError where there is no token at all."""
         tokenizer, first = self.subject.tokenizer, self.subject.identity.bos
-        ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else []
+        ids = self._own(prompt)
         token = first.token_id
         if token is None and not ids and first.policy != "never":
             token = tokenizer.bos_token_id
-        ids = ids if token is None else [token, *ids]
+        ids = ids if token is None else [token, *without_bos(ids, token)]
         if not ids:
             raise InputError("prompt '': the model has no first token (BOS) to begin with; write a prompt")
         return ids
 
+    def own_bos(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts begin with the model's first token themselves; it is read once."""
+        token = self.subject.identity.bos.token_id
+        own = [self._own(prompt) for prompt in prompts]
+        return sum(len(ids) > len(without_bos(ids, token)) for ids in own)
+
+    def _own(self, prompt: str) -> list[int]:
+        tokenizer = self.subject.tokenizer
+        return list(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]) if prompt else []
+
     def check(self, prompts: Sequence[str]) -> None:
         """Raises InputError for prompts without room, Refused for a model whose cache is wrong, before any is begun."""
-        if self.method == "amplified":
-            Amplification(**{n: self.settings[n] for n in ("width", "horizon", "alpha", "weight", "mix")})
         rows = [torch.tensor(self.encoded(prompt)) for prompt in prompts]
+        check_ids(self.subject.model, "prompt: token", torch.cat(rows).tolist())
         longest, limit = max(map(len, rows)), context_of(self.subject.model)
         if limit is not None and longest >= limit:
             raise InputError(f"prompt of {longest} tokens: the model's context is {limit}; shorten it")
@@ -151,22 +176,29 @@ def write(job: Job, prompts: Sequence[str], count: int, *, speak: Speaker | None
 
 
 def _amplified(job: Job, prompt: str, ids: Tensor, random: torch.Generator, hear: Callable[[int], None]) -> Text:
-    sampling: dict[str, Any] = {"do_sample": job.settings["temperature"] > 0}
-    if sampling["do_sample"]:
-        sampling |= {name: job.settings[name] for name in ("temperature", "top_p")}
-    found = generate(
-        job.subject.model,
-        ids,
+    sampling = {name: job.settings[name] for name in ("temperature", "top_p")} if job.samples else {}
+    options: dict[str, Any] = {
         **{name: job.settings[name] for name in ("width", "horizon", "alpha", "weight", "mix")},
-        **sampling,
-        max_new_tokens=job.max_new_tokens,
-        seed=random,
-        eos_token_id=job.ends,
-        stop=job.stops,
-        tokenizer=job.subject.tokenizer,
-        details=job.details,
-        on_token=lambda step: hear(step.token),
-    )
+        "seed": random,
+        "details": job.details,
+        "on_token": lambda step: hear(step.token),
+    }
+    if job.follow:  # transformers makes processors of them, as for the other methods, and hands these over
+        options["custom_generate"] = generate
+        found = _transformers(job, ids, options=options, do_sample=job.samples, **sampling)
+    else:
+        found = generate(
+            job.subject.model,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=job.max_new_tokens,
+            eos_token_id=job.ends,
+            stop=job.stops,
+            tokenizer=job.subject.tokenizer,
+            do_sample=job.samples,
+            **sampling,
+            **options,
+        )
     sequences, steps = (found.sequences, found.steps[0]) if isinstance(found, Generated) else (found, [])
     return _finished(job, prompt, ids, sequences[0, ids.shape[1] :].tolist(), {}, steps)
 
@@ -189,12 +221,11 @@ class _Ear:
 
 def _ordinary(job: Job, prompt: str, ids: Tensor, random: torch.Generator, hear: Callable[[int], None]) -> Text:
     """Greedy decoding and sampling by transformers."""
-    options: dict[str, Any] = {"do_sample": False}
-    if job.method != "greedy":
-        options = {"do_sample": True, "top_k": 0, "temperature": job.settings["temperature"]}
-        options["top_p"] = job.settings.get("top_p", 1.0)
+    options: dict[str, Any] = {"do_sample": job.samples}
+    if job.samples:
+        options |= {name: job.settings[name] for name in ("temperature", "top_p") if name in job.settings}
         torch.manual_seed(int(torch.randint(2**62, (), generator=random)))
-    sequences = _transformers(job, ids, streamer=_Ear(hear), **options)
+    sequences = _transformers(job, ids, options={"streamer": _Ear(hear)}, **options)
     return _finished(job, prompt, ids, sequences[0, ids.shape[1] :].tolist(), {})
 
 
@@ -202,7 +233,8 @@ def _together(job: Job, ids: Tensor, count: int) -> list[tuple[list[int], dict[s
     """Texts that are found at once, and what is known of each."""
     model, width = job.subject.model, ids.shape[1]
     if job.method == "beam":
-        found = _transformers(job, ids, do_sample=False, num_beams=job.settings["width"], num_return_sequences=count)
+        beams = {"num_beams": job.settings["width"], "num_return_sequences": count}
+        found = _transformers(job, ids, do_sample=False, **beams)
         return [(row[width:].tolist(), {}) for row in found]
     samples = power_sample(
         model,
@@ -221,20 +253,27 @@ def _together(job: Job, ids: Tensor, count: int) -> list[tuple[list[int], dict[s
 
 
 @torch.no_grad()
-def _transformers(job: Job, ids: Tensor, **options: Any) -> Tensor:
+def _transformers(job: Job, ids: Tensor, *, options: Mapping[str, Any] | None = None, **settings: Any) -> Any:
+    """transformers' `generate` with these settings and those of the model's own config that are to be followed."""
     criteria = StoppingCriteriaList()
     if job.stops:
         criteria.append(StopText(job.stops, job.subject.tokenizer, ids.shape[1]))
-    found: Tensor = job.subject.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=job.max_new_tokens,
-        eos_token_id=job.ends or None,
-        pad_token_id=job.ends[0] if job.ends else 0,
-        stopping_criteria=criteria,
-        **options,
-    )
-    return found
+    own = {
+        "max_new_tokens": job.max_new_tokens,
+        "eos_token_id": job.ends or None,
+        "pad_token_id": job.ends[0] if job.ends else 0,
+    }
+    model = job.subject.model
+    whole = {"top_k": 0} if job.samples else {}  # 50 there unless one says otherwise
+    config = only_ids(model, **{**whole, **job.follow, **own, **settings})
+    with aside(model, config):
+        return model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            stopping_criteria=criteria,
+            **(options or {}),
+        )
 
 
 def _finished(
@@ -242,8 +281,11 @@ def _finished(
 ) -> Text:
     """Cut at the first token or text that ends it."""
     end = next((place for place, token in enumerate(new) if token in job.ends), None)
+    written = new[:end]
     tokens = new if end is None else new[: end + 1]
-    text = _decoded(job, tokens if end is None else tokens[:-1])
+    if (stopped := job.stop_text.cut(written)) < len(written):  # what writes whole texts does not stop at one
+        written = tokens = written[:stopped]
+    text = _decoded(job, written)
     places = [place for stop in job.stops if (place := text.find(stop)) >= 0]
     return Text(
         prompt=prompt,
@@ -298,6 +340,7 @@ def as_json(job: Job, texts: Sequence[Text]) -> dict[str, Any]:
             "stop": job.stops,
         },
         "settings_from": job.settings_from,
+        "generation_config": {"settings": held(job.subject.model), "followed": list(job.follow)},
         "texts": [
             {
                 "prompt": text.prompt,

@@ -22,7 +22,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from snellen.attention.keeping import Kept
 from snellen.attention.rollout import Rollout, attention_configs, rolling
 from snellen.errors import Refused
-from snellen.models.body import body_of, device_of, hidden_size, stated, vocabulary_of, width_of
+from snellen.models.body import (
+    body_of,
+    device_of,
+    embedding_rows,
+    hidden_size,
+    logit_columns,
+    stated,
+    width_of,
+)
 
 
 class Body:
@@ -35,7 +43,14 @@ class Body:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.body = model, body_of(model)
-        self.vocabulary = vocabulary_of(model)
+        if model.get_output_embeddings() is None:
+            raise Refused(f"{type(model).__name__} names no output layer: its predictions cannot be read in blocks")
+        self.vocabulary = logit_columns(model)
+        if self.vocabulary > (read := embedding_rows(model)):
+            raise Refused(
+                f"{type(model).__name__} predicts {self.vocabulary} ids and has embeddings for {read}: it may be "
+                "unable to read what it writes; cut its head to the embedding (resize_token_embeddings)"
+            )
         self._output: Any = BaseModelOutputWithPast
 
     def returns(self, output: type) -> None:

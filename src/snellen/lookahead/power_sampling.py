@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from snellen.errors import InputError
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.engine import Engine
+from snellen.lookahead.plans import check_ids
 from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
@@ -116,11 +117,10 @@ def power_sample(
     """
     settings = Settings(alpha=alpha, ramp=ramp, resample_below=resample_below)
     exponent = proposal_exponent(temperature, alpha)
-    check_search(model, input_ids, width=particles, horizon=max_new_tokens, names=("particles", "max_new_tokens"))
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    for token in stop_tokens:
-        if not 0 <= token < vocabulary:
-            raise InputError(f"stop token {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
+    check_search(
+        model, input_ids, width=particles, horizon=max_new_tokens, names=("particles", "max_new_tokens"), scored=False
+    )
+    check_ids(model, "stop token", list(stop_tokens), written=True)
     budget = bytes_of(memory)
     runner = writing_engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
     stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device_of(model))

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from snellen.errors import InputError, Refused
 from snellen.lookahead.cached import read_on
 from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
-from snellen.models.body import context_of, device_of
+from snellen.models.body import context_of, device_of, known_ids
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -294,7 +294,7 @@ def _with_cache(model: PreTrainedModel, found: Preflight, text: Tensor) -> Prefl
 
 
 def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = known_ids(model)
     text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
     if input_ids is not None:
         text[: len(input_ids)] = input_ids[:length].cpu()
@@ -401,7 +401,7 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
     differ between branches that end in the same token.
     """
     generator = torch.Generator().manual_seed(1)
-    vocabulary = engine.body.model.get_input_embeddings().weight.shape[0]
+    vocabulary = known_ids(engine.body.model)
     length = len(text)
     worst, power = 0.0, 0.0
     for first, last in {

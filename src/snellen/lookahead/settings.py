@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
-from snellen.models.body import context_of
+from snellen.models.body import context_of, embedding_rows, known_ids
 
 
 def check_search(
@@ -16,8 +16,11 @@ def check_search(
     width: int,
     horizon: int,
     names: tuple[str, str] = ("width", "horizon"),
+    scored: bool = True,
 ) -> None:
     """Refuses a search that cannot be run, naming field, value and mend; `names` are what the user calls the two.
+
+    A text whose own tokens are `scored` may hold only ids that the model predicts too, a prompt all that it reads.
 
     Raises
     ------
@@ -35,7 +38,8 @@ def check_search(
             f"{names[1]} {horizon}: a text of {input_ids.shape[1]} tokens and {horizon - 1} further ones exceed the "
             f"model's context of {limit}; shorten the text (--window) or lower the {names[1]}"
         )
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = known_ids(model) if scored else embedding_rows(model)
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= vocabulary:
-        raise InputError(f"input_ids {low}…{high}: the model's vocabulary has the ids 0…{vocabulary - 1}")
+        kind = "'s vocabulary has" if vocabulary == embedding_rows(model) else " predicts"
+        raise InputError(f"input_ids {low}…{high}: the model{kind} the ids 0…{vocabulary - 1}")

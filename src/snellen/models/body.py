@@ -46,13 +46,25 @@ def body_of(model: PreTrainedModel) -> nn.Module:
     raise Refused(f"{type(model).__name__} has no body below its head: load it as a causal language model")
 
 
-def vocabulary_of(model: PreTrainedModel) -> int:
-    """How many logits a prediction has."""
+def embedding_rows(model: PreTrainedModel) -> int:
+    """How many token ids the model has embeddings for: what it can read."""
+    embeddings = model.get_input_embeddings()
+    rows = getattr(embeddings, "num_embeddings", None)  # packed weights have another shape
+    return int(rows if isinstance(rows, int) else embeddings.weight.shape[0])
+
+
+def logit_columns(model: PreTrainedModel) -> int:
+    """How many token ids the model predicts: what it can write, and what can be scored. Mostly the same number."""
     head = model.get_output_embeddings()
     if head is None:
-        raise Refused(f"{type(model).__name__} names no output layer: its predictions cannot be read in blocks")
-    size = getattr(head, "out_features", None)  # packed weights have another shape
-    return int(size if isinstance(size, int) else head.weight.shape[0])
+        return embedding_rows(model)
+    columns = getattr(head, "out_features", None)
+    return int(columns if isinstance(columns, int) else head.weight.shape[0])
+
+
+def known_ids(model: PreTrainedModel) -> int:
+    """How many token ids the model both reads and predicts: those that a scored text may hold."""
+    return min(embedding_rows(model), logit_columns(model))
 
 
 def device_of(model: PreTrainedModel) -> torch.device:

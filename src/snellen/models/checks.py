@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from snellen.errors import InputError
-from snellen.models.body import device_of
+from snellen.models.body import device_of, embedding_rows
 from snellen.models.weights import Weights
 
 _PROBE = 8  # tokens a row in the causality probe
@@ -156,10 +156,3 @@ def probe_logits(model: PreTrainedModel, source: str) -> int:
             "probe), so it is no causal language model: Snellen examines left-to-right models"
         )
     return int(logits.shape[-1])
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model has embeddings for."""
-    embeddings = model.get_input_embeddings()
-    rows = getattr(embeddings, "num_embeddings", None)  # packed weights have another shape
-    return int(rows if isinstance(rows, int) else embeddings.weight.shape[0])

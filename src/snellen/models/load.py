@@ -26,7 +26,7 @@ from transformers import (
 from snellen.errors import InputError
 from snellen.models import checks
 from snellen.models.architectures import register
-from snellen.models.body import context_length, context_of, device_of, stated
+from snellen.models.body import context_length, context_of, device_of, embedding_rows, stated
 from snellen.models.changes import change_config, check_changed
 from snellen.models.explain import LOADING_ERRORS, explain
 from snellen.models.gguf import BOS_NOTE, check_gguf
@@ -313,7 +313,7 @@ def _finish(
     notes: tuple[str, ...] = (),
 ) -> Loaded:
     """The checks that need the weights; `checked` are the rows for which the tokenizer was found to fit before."""
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     if tokenizer is not None and rows != checked:
         checks.check_tokenizer(tokenizer, rows, place.source)
     if bos.token_id is not None and bos.token_id >= rows:

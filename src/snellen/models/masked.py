@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from snellen.errors import InputError
 from snellen.models import checks
-from snellen.models.body import context_of, device_of
+from snellen.models.body import context_of, device_of, embedding_rows
 from snellen.models.bundled import MASKED
 from snellen.models.identity import Bos, Identity, dtype_name, tokenizer_sha256, weights_sha256
 from snellen.models.load import DTYPES, pick_device, read_config, read_tokenizer, read_weights
@@ -125,7 +125,7 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase, source: str) -> int:
 
 
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: Place) -> MaskedModel:
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     checks.check_tokenizer(tokenizer, rows, place.source)
     mask = _mask_token(tokenizer, place.source)
     if mask >= rows:
@@ -185,7 +185,7 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[
 def _probe(model: PreTrainedModel, source: str, frame: tuple[tuple[int, ...], int, tuple[int, ...]]) -> int:
     """Run the model on two rows that differ behind a gap, and see that the gap's prediction differs; size of logits."""
     opening, mask, closing = frame
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     first = (torch.arange(_PROBE) * 7 + 3) % rows
     first[_PROBE // 2] = mask
     second = torch.where(torch.arange(_PROBE) > _PROBE // 2, (first + 1) % rows, first)

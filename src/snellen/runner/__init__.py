@@ -26,7 +26,7 @@ from snellen.runner.measuring import finish
 from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
 from snellen.runner.record import content_of, made_by, measures_key, plain, slug, subject_key
-from snellen.runner.work import Text, Work, cut, read
+from snellen.runner.work import OWN_BOS, Text, Work, cut, read
 from snellen.subject import Subject, load
 from snellen.texts.read import text_key
 
@@ -164,6 +164,8 @@ def examine(
         tell.say(f"note: {note}")
     taken = subject.reading
     text = cuts[taken] if taken in cuts else cut(documents, taken, request)
+    if text.own_bos:
+        tell.say(f"{text.own_bos} of {len(documents)} texts: {OWN_BOS}")
     prompts = generating.planned(chosen, text, subject, request)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)

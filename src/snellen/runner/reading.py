@@ -31,6 +31,7 @@ from snellen.runner.forks import Forks
 from snellen.runner.progress import Progress
 from snellen.runner.work import Text
 from snellen.subject import Subject
+from snellen.texts.encode import without_bos
 
 BATCH = 16  # passages of a piece
 
@@ -65,7 +66,8 @@ def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request
     front = () if first is None else (first,)
 
     def encode(new: str) -> list[int]:
-        return list(tokenizer(new, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        ids = list(tokenizer(new, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        return list(without_bos(ids, first))
 
     material = Material(
         documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from snellen.results import statistics
 from snellen.texts.encode import Encoded, encode, starts_word
 from snellen.texts.read import Document, bundled, documents_from, read_documents
 from snellen.texts.windows import Window, plan_windows
+
+OWN_BOS = "begins with the model's first token (BOS), which is read once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,11 @@ class Text:
     def names(self) -> list[str]:
         return [document.name for document in self.documents]
 
+    @property
+    def own_bos(self) -> int:
+        """How many documents begin with the model's first token themselves."""
+        return sum(one.own_bos for one in self.encoded)
+
     def key(self) -> dict[str, Any]:
         return {"window": self.window, "context": self.context}
 
@@ -69,7 +76,12 @@ class Text:
             }
             for document, encoded, count in zip(self.documents, self.encoded, scored, strict=True)
         ]
-        return {"documents": entries, "scored": sum(scored), "excluded": dict(self.excluded)}
+        return {
+            "documents": entries,
+            "scored": sum(scored),
+            "excluded": dict(self.excluded),
+            "own_first_token": self.own_bos,
+        }
 
 
 def read(texts: Any, field: str | None) -> list[Document]:
@@ -95,8 +107,8 @@ def cut(documents: Sequence[Document], reading: Reading, request: Request) -> Te
     window, context = request.windows(reading.context)
     if reading.tokenizer is None:
         raise InputError("the model has no tokenizer: name one with tokenizer=... (--tokenizer)")
-    encoded = [encode(reading.tokenizer, document, vocabulary=reading.vocabulary) for document in documents]
     first = reading.bos.token_id
+    encoded = [encode(reading.tokenizer, document, vocabulary=reading.vocabulary, bos=first) for document in documents]
     plan = plan_windows(
         [len(tokens) for tokens in encoded],
         window=window,
@@ -107,7 +119,10 @@ def cut(documents: Sequence[Document], reading: Reading, request: Request) -> Te
     works = [_work(place, documents[place.document], encoded[place.document], first) for place in plan.windows]
     statistics.units(np.concatenate([work.rows["document"] for work in works]))  # too few are refused here
     return Text(
-        documents=documents,
+        documents=[
+            replace(document, notes=(*document.notes, OWN_BOS)) if tokens.own_bos else document
+            for document, tokens in zip(documents, encoded, strict=True)
+        ],
         encoded=encoded,
         windows=works,
         window=window,

@@ -26,11 +26,12 @@ class Rows(Dataset[dict[str, Any]]):
     """Rows of token ids, each the text of one sequence without padding.
 
     `{"input_ids": [pos], "targets": bool [pos], "row": its number in the data}`; numbers: which rows of the data, None:
-    all.
+    all; own_bos: how many texts begin with the model's first token themselves.
     """
 
-    def __init__(self, rows: Sequence[Any], numbers: Sequence[int] | None = None) -> None:
+    def __init__(self, rows: Sequence[Any], numbers: Sequence[int] | None = None, *, own_bos: int = 0) -> None:
         self._rows, self._numbers = rows, range(len(rows)) if numbers is None else numbers
+        self.own_bos = own_bos
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -64,8 +65,8 @@ def rows_of(
         Rows that can be counted and indexed, such as a list or a `datasets.Dataset`: texts (strings, `Document`s, or
         mappings with "text"), or token ids (sequences, or mappings with "input_ids" and what `columns.read_row` knows
         beside it: labels, masks), which are taken as they stand. Texts are cut side by side into windows, each behind
-        `bos` where there is one; a last window of one token, which has no target, is left out, and so is a row without
-        a target.
+        `bos` where there is one (once, where a text begins with it itself); a last window of one token, which has no
+        target, is left out, and so is a row without a target.
     tokenizer
         Of transformers; needed for texts alone.
     name
@@ -96,7 +97,7 @@ def rows_of(
         data = [_text(row, f"{name}, row {number}") for number, row in enumerate(_each(data))]
         first = data[0]
     if isinstance(first, (str, Document)) or first is None:
-        return Rows(_windows(data, tokenizer, max_length, vocabulary, bos, name))
+        return _windows(data, tokenizer, max_length, vocabulary, bos, name)
     return Rows(data, _checked(data, max_length, vocabulary, name))
 
 
@@ -113,12 +114,12 @@ def _text(row: Any, name: str) -> Any:
 
 def _windows(
     texts: Sequence[Any], tokenizer: Any, max_length: int, vocabulary: int, bos: int | None, name: str
-) -> list[NDArray[np.int32]]:
+) -> Rows:
     if tokenizer is None:
         raise InputError(f"{name}: texts need a tokenizer; give processing_class=, or rows of token ids")
     ahead = [] if bos is None else [bos]
     room = max_length - len(ahead)
-    rows = []
+    rows, own_bos = [], 0
     for number, text in enumerate(texts):
         if not (text is None or isinstance(text, str | Document)):
             raise InputError(f"{name}, row {number}: a {type(text).__name__}, not a text: write it as a string")
@@ -126,14 +127,15 @@ def _windows(
         check_characters(document.text, document.name)
         if not document.text.strip():
             continue
-        ids = encode(tokenizer, document, vocabulary=vocabulary).ids
-        for start in range(0, len(ids), room):
-            row = np.asarray([*ahead, *ids[start : start + room]], dtype=np.int32)
+        encoded = encode(tokenizer, document, vocabulary=vocabulary, bos=bos)
+        own_bos += encoded.own_bos
+        for start in range(0, len(encoded), room):
+            row = np.asarray([*ahead, *encoded.ids[start : start + room]], dtype=np.int32)
             if len(row) > 1:
                 rows.append(row)
     if not rows:
         raise InputError(f"{name}: there is no text in its {len(texts)} rows")
-    return rows
+    return Rows(rows, own_bos=own_bos)
 
 
 def _checked(rows: Sequence[Any], max_length: int, vocabulary: int, name: str) -> list[int]:

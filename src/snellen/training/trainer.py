@@ -23,7 +23,7 @@ from snellen.errors import InputError, Refused
 from snellen.lookahead.deployed import NAME as LOOKAHEAD
 from snellen.lookahead.deployed import Deployed
 from snellen.lookahead.preflight import check_causal, preflight
-from snellen.models.body import context_of
+from snellen.models.body import context_of, known_ids
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
 from snellen.training import checkpoints
@@ -356,7 +356,7 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         self._reading: dict[str, Any] = {
             "tokenizer": tokenizer,
             "max_length": length,
-            "vocabulary": model.get_input_embeddings().weight.shape[0],
+            "vocabulary": known_ids(model),
             "bos": bos,
         }
         self._held_out = eval_dataset

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
-from snellen.models.body import context_of
+from snellen.models.body import context_of, known_ids
 from snellen.request import Request
 from snellen.results import statistics
 from snellen.texts.encode import encode
@@ -88,8 +88,8 @@ class HeldOut:
         """
         if tokens is not None and tokens < LEAST:
             raise InputError(f"monitor tokens {tokens}: an interval needs at least {LEAST}")
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        names, rows, given = _read(text, tokenizer, vocabulary)
+        vocabulary = known_ids(model)
+        names, rows, given = _read(text, tokenizer, vocabulary, bos)
         ahead = [] if bos is None or given == "ids" else [bos]
         window, context = Request(horizon=horizon).windows(context_of(model))
         if max(len(row.ids) for row in rows) + len(ahead) <= window:  # rows that fit are read from their beginning
@@ -150,7 +150,7 @@ def _cut(
             )
 
 
-def _read(text: Any, tokenizer: Any, vocabulary: int) -> tuple[list[str], list[Row], str]:
+def _read(text: Any, tokenizer: Any, vocabulary: int, bos: int | None) -> tuple[list[str], list[Row], str]:
     """Names and rows of the documents, and whether they came as "text" or as "ids"."""
     if isinstance(text, (str, Mapping)) or not hasattr(text, "__len__") or not hasattr(text, "__getitem__"):
         raise InputError(f"held-out text: {type(text).__name__}; give a list of documents or of rows of token ids")
@@ -167,7 +167,7 @@ def _read(text: Any, tokenizer: Any, vocabulary: int) -> tuple[list[str], list[R
         documents = [one for one in documents if one.text.strip()]
         if not documents:
             raise InputError(f"held-out text: nothing but blanks in its {len(given)} documents")
-        encoded = [encode(tokenizer, document, vocabulary=vocabulary).ids for document in documents]
+        encoded = [encode(tokenizer, document, vocabulary=vocabulary, bos=bos).ids for document in documents]
         rows = [Row(ids=ids, targets=np.ones(len(ids), dtype=np.bool_)) for ids in encoded]
         return [document.name for document in documents], rows, "text"
     rows = [_ids(row, i, vocabulary) for i, row in enumerate(given)]
