@@ -79,7 +79,7 @@ class Decoding:
     def cost(self) -> int:
         """Tokens that the model runs for each that is written, roughly: what the time left is counted by."""
         width, horizon = self.width or 1, self.horizon or 1
-        return 1 + width * (horizon - 1) if self.kind == "amplified" else width
+        return 1 + width * max(1, horizon - 1) if self.kind == "amplified" else width
 
 
 @dataclass(frozen=True, kw_only=True)
