@@ -1,126 +1,109 @@
 """What breaks on another release of transformers: the tests of whatever touches it, in a fresh environment.
 
-python scripts/compat.py 5.24.0                       # or newest, oldest: of those that pyproject.toml admits
-python scripts/compat.py --newest --python-env /tmp/e  # keeps the environment, and uses it again
+    python scripts/compat.py 5.24.0       # that release, and the other packages as pinned where they go with it
+    python scripts/compat.py oldest       # the lower ends of all ranges of pyproject.toml together
+    python scripts/compat.py newest       # the newest release that pyproject.toml admits
+    python scripts/compat.py latest       # the newest that the registry has, beyond the bound too
 
-The other packages are those of constraints.txt, but for pins that the release does not go with.
-Exit code 0: all passed.
+Exit code 0: nothing broke, or the release is the pinned one, which the whole suite runs on. 1: something did.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from packaging.version import Version
+from pins import ROOT, oldest, pinned
 
-ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("attention", "lookahead", "architectures", "training")
-
-
-def admitted() -> list[str]:
-    """The releases of transformers that pyproject.toml admits, the oldest first."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = next(r for line in project["dependencies"] if (r := Requirement(line)).name == "transformers")
-    found = pip(sys.executable, "index", "versions", "transformers").stdout
-    versions = re.search(r"Available versions: (.*)", found)
-    if versions is None:
-        raise SystemExit(f"pip index versions transformers: told nothing\n{found}")
-    return sorted(wanted.specifier.filter(versions[1].split(", ")), key=Version)
+TESTS = ["tests/attention", "tests/lookahead", "tests/architectures", "tests/training"]
+FURTHER = ["tests/texts", "tests/results", "tests/report", "tests/test_cli.py"]  # of the other packages' lower ends
 
 
-def pip(python: str | Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
     if check and done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr or done.stdout}")
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
     return done
 
 
-def needs(python: Path, release: str) -> dict[str, Requirement]:
-    """What the installed release asks for, by name."""
-    code = "import importlib.metadata as m; print(*m.requires('transformers'), sep='\\n')"
-    lines = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    found = [r for line in lines if (r := Requirement(line)).marker is None or r.marker.evaluate({"extra": ""})]
-    return {canonicalize_name(r.name): r for r in found}
+def requirements() -> dict[str, Requirement]:
+    """What Snellen needs, for development too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    return {requirement.name: requirement for requirement in map(Requirement, texts)}
 
 
-def install(folder: Path, release: str) -> Path:
-    """An environment with this release, the repository's other pins and the repository itself."""
+def released() -> list[str]:
+    """All releases of transformers that the registry has, the oldest first, without previews."""
+    told = run(sys.executable, "-m", "pip", "index", "versions", "transformers").stdout
+    found = re.search(r"Available versions: (.*)", told)
+    if not found:
+        raise SystemExit(f"pip index versions transformers: {told}")
+    return sorted((one for one in found[1].split(", ") if not Version(one).is_prerelease), key=Version)
+
+
+def named(wish: str) -> str:
+    admitted = list(requirements()["transformers"].specifier.filter(released()))
+    return {"oldest": admitted[0], "newest": admitted[-1], "latest": released()[-1]}.get(wish, wish)
+
+
+def install(release: str, folder: Path, pins: dict[str, str]) -> Path:
+    """An environment with this release, the repository, and the pins that go with both; its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    pip(python, "install", "-q", "--no-deps", f"transformers=={release}")
-    asked, pins = needs(python, release), []
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        if not (text := line.partition("#")[0].strip()):
-            continue
-        pin = Requirement(text)
-        name = canonicalize_name(pin.name)
-        pinned = [s.version for s in pin.specifier if s.operator == "=="]
+        run(sys.executable, "-m", "venv", folder)
+    run(python, "-m", "pip", "install", "-q", "--no-deps", f"transformers=={release}")
+    ask = "import importlib.metadata as m; print(*m.requires('transformers'), sep='\\n')"
+    asked = [Requirement(line) for line in run(python, "-c", ask).stdout.splitlines()]
+    asked = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+    kept = {"transformers": release}
+    for name, version in pins.items():
         if name == "transformers":
             continue
-        if name in asked and not all(asked[name].specifier.contains(v, prereleases=True) for v in pinned):
-            print(f"without the pin {text}: transformers {release} wants {asked[name]}")
-            continue
-        pins.append(text)
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join([*pins, f"transformers=={release}", ""]), encoding="utf-8")
-    pip(python, "install", "-q", "-c", str(constraints), "-e", f"{ROOT}[dev]")
+        if all(r.specifier.contains(version, prereleases=True) for r in asked if r.name == name):
+            kept[name] = version
+        else:
+            print(f"without the pin {name}=={version}, which transformers {release} does not go with", flush=True)
+    constraints = folder / "compat-constraints.txt"
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in kept.items()), encoding="utf-8")
+    # by their names alone, since a release beyond the bound is none that the repository itself would let in
+    run(python, "-m", "pip", "install", "-q", "-c", constraints, *requirements())
+    run(python, "-m", "pip", "install", "-q", "--no-deps", "-e", ".")
     return python
-
-
-def broken(output: str) -> dict[str, list[str]]:
-    """The failing tests by file, each with the first line of its error."""
-    found = defaultdict(list)
-    for kind, path, rest in re.findall(r"^(FAILED|ERROR) (tests/[^:\s]+)(.*)$", output, re.MULTILINE):
-        found[path].append(f"{rest.removeprefix('::').strip() or kind}")
-    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("release", nargs="?", help="a release of transformers, newest or oldest")
-    which.add_argument("--newest", action="store_const", dest="release", const="newest")
-    which.add_argument("--oldest", action="store_const", dest="release", const="oldest")
-    parser.add_argument(
-        "--python-env", type=Path, help="the environment's folder, which stays (default: a temporary one)"
-    )
+    parser.add_argument("release", help="a release of transformers; oldest, newest, latest")
+    parser.add_argument("--python-env", type=Path, help="a folder for the environment (default: one that is removed)")
     given = parser.parse_args()
-    release = {"newest": -1, "oldest": 0}.get(given.release, given.release)
-    release = admitted()[release] if isinstance(release, int) else str(Version(release))
+    release, lower = named(given.release), given.release == "oldest"
+    if not lower and release == pinned()["transformers"]:
+        print(f"transformers {release} ({given.release}) is the pinned one: the whole suite runs on it")
+        return 0
+    tests = [*TESTS, *FURTHER] if lower else TESTS
     with tempfile.TemporaryDirectory(prefix="snellen-compat-") as temporary:
-        python = install((given.python_env or Path(temporary)).absolute(), release)
-        print(f"transformers {release}: testing {', '.join(TESTS)}", flush=True)
-        command = [
-            python,
-            "-m",
-            "pytest",
-            *(f"tests/{name}" for name in TESTS),
-            "-m",
-            "not slow",
-            "-p",
-            "no:cacheprovider",
-        ]
-        environment = {"COLUMNS": "500"}  # so that pytest's summary is not cut short
-        done = subprocess.run(
-            ["env", *(f"{k}={v}" for k, v in environment.items()), *command, "--tb=line", "-rfE", "--durations=0"][:],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-    failing = broken(done.stdout)
-    for path, tests in failing.items():
-        print(f"\n{path}: {len(tests)}", *tests, sep="\n  ")
-    last = re.findall(r"^.*(?:passed|failed|error).* in .*$", done.stdout, re.MULTILINE)
-    print(f"\ntransformers {release}: {last[-1].strip('= ') if last else f'pytest ended with {done.returncode}'}")
+        python = install(release, (given.python_env or Path(temporary)).absolute(), oldest() if lower else pinned())
+        print(f"transformers {release}: testing {', '.join(tests)}", flush=True)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "400"}  # wide: nothing is cut short
+        command = [python, "-m", "pytest", *tests, "-m", "not slow", "--tb=no", "-rfE"]
+        done = run(*command, check=False, env=environment)
+    failing: dict[str, list[str]] = {}
+    for path, test in re.findall(r"^(?:FAILED|ERROR) (tests/[^:\s]+)(?:::)?(.*)$", done.stdout, re.MULTILINE):
+        failing.setdefault(path, []).append(test or "cannot be imported")
+    for path, broken in failing.items():
+        print(f"\n{path}: {len(broken)}", *broken, sep="\n  ")
+    told = re.findall(r"^.*\d+ (?:passed|failed|errors?)\b.*$", done.stdout, re.MULTILINE)
+    print(f"\ntransformers {release}: {told[-1].strip('= ') if told else f'pytest ended with {done.returncode}'}")
     if done.returncode and not failing:
         print(done.stdout[-4000:], done.stderr[-4000:])
     return int(done.returncode != 0)
