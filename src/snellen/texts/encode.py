@@ -106,7 +106,7 @@ def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None,
     # Whatever a tokenizer leaves between two tokens (a trimmed space) goes to the later one; the rest to the last.
     ends[-1] = len(text)
     starts = np.concatenate([[0], ends[:-1]])
-    own = slice(len(ids) - len(without_bos(ids, bos)), None)
+    own = slice(len(ids) - len(without_bos(ids.tolist(), bos)), None)
     if own.start == len(ids):
         raise InputError(f"text {document.name!r}: nothing but the model's first token (BOS) in it: leave it out")
     return Encoded(
