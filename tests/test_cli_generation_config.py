@@ -28,6 +28,7 @@ GREEDY = {  # each of these changes what greedy decoding writes
     "min_length": 12,
 }
 SAMPLED = {"temperature": 0.3, "top_k": 2, "top_p": 0.3, "min_p": 0.5, "typical_p": 0.2, "epsilon_cutoff": 0.3}
+ENDS = ("min_new_tokens", "min_length", "exponential_decay_length_penalty")  # which need an end token to do anything
 MODES = {
     "num_beams": 3,
     "num_beam_groups": 2,
@@ -87,7 +88,7 @@ def holding(subject):
     values = {"bad_words_ids": [[best[1]]], "suppress_tokens": [best[1]], "begin_suppress_tokens": [best[0]]}
 
     def hold(name, value):
-        ends = {"eos_token_id": best[2]} if name.startswith(("min_", "forced_eos", "exponential")) else {}
+        ends = {"eos_token_id": best[-1 if name.startswith("exp") else 2]} if name in ENDS else {}
         return aside(subject.model, GenerationConfig(**{name: values.get(name, value)}, **ends))
 
     return hold
@@ -143,11 +144,14 @@ def test_followed_it_is_by_every_method(name, value, run, subject, holding):
         beams = subject.model.generate(ids, do_sample=False, num_beams=3, **options)[0, ids.shape[1] :].tolist()
         found = tokens(run("--method", "beam", "--width", "3", *follow)[0])[0]
         assert found == beams[: len(found)]
-        changed = tokens(run("--weight", "0.5", "--temperature", "0", *follow)[0])
-        aside_ = tokens(run("--weight", "0.5", "--temperature", "0", "--json")[0])
-        if name not in ("exponential_decay_length_penalty", "min_new_tokens", "min_length"):
-            assert expected != plain(subject)[: len(expected)]
-            assert changed != aside_
+        amplified = subject.model.generate(
+            ids, do_sample=False, custom_generate=generate, weight=0.5, **options
+        )[0, ids.shape[1] :].tolist()  # fmt: skip
+        assert tokens(run("--weight", "0.5", "--temperature", "0", *follow)[0]) == [amplified]
+        if name != "forced_bos_token_id":  # which is for prompts of one token
+            whole = plain(subject)
+            end = subject.model.generation_config.eos_token_id
+            assert expected != (whole if end is None else whole[: whole.index(end) + 1])
 
 
 @pytest.mark.parametrize(("name", "value"), SAMPLED.items())
@@ -228,6 +232,7 @@ def test_the_decodings_that_degeneration_compares_know_nothing_of_it(subject, ho
 
     with aside(subject.model, GenerationConfig()):
         expected = written()
-    for name, value in {**GREEDY, **SAMPLED, "num_beams": 3, "num_beam_groups": 2}.items():
+    without_an_end = {name: value for name, value in GREEDY.items() if name not in ENDS}
+    for name, value in {**without_an_end, **SAMPLED, "num_beams": 3, "num_beam_groups": 2}.items():
         with holding(name, value):
             assert written() == expected, name

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
 
 from snellen.errors import InputError
 from snellen.lookahead import generate
@@ -118,7 +118,12 @@ def test_generation_ends_there(stop: str) -> None:
         return forced
 
     ids = torch.tensor([[5]])
-    options = {"logits_processor": [told], "stop": stop, "tokenizer": tokenizer, "eos_token_id": None}
+    options = {
+        "logits_processor": LogitsProcessorList([told]),
+        "stop": stop,
+        "tokenizer": tokenizer,
+        "eos_token_id": None,
+    }
     found = generate(model, ids, max_new_tokens=len(written), **options)[0, 1:].tolist()
     assert found == written[: first(tokenizer, written, [stop])]
     assert len(found) < len(written)
