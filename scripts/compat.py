@@ -38,7 +38,9 @@ def admitted() -> list[str]:
     wanted = next(r for line in project["dependencies"] if (r := Requirement(line)).name == "transformers")
     told = run(sys.executable, "-m", "pip", "index", "versions", "transformers").stdout
     found = re.search(r"Available versions: (.*)", told)
-    return sorted(wanted.specifier.filter(found[1].split(", ") if found else []), key=Version)
+    if found is None:
+        raise SystemExit(f"pip index versions transformers: names no versions\n{told}")
+    return sorted(wanted.specifier.filter(found[1].split(", ")), key=Version)
 
 
 def install(release: str, folder: Path) -> Path:
