@@ -20,9 +20,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pins
 from packaging.requirements import Requirement
 from packaging.version import Version
-from pins import ROOT, oldest, pinned
+from pins import ROOT
 
 TESTS = ["tests/attention", "tests/lookahead", "tests/architectures", "tests/training"]
 FURTHER = ["tests/texts", "tests/results", "tests/report", "tests/test_cli.py"]  # of the other packages' lower ends
@@ -56,7 +57,7 @@ def named(wish: str) -> str:
     return {"oldest": admitted[0], "newest": admitted[-1], "latest": released()[-1]}.get(wish, wish)
 
 
-def install(release: str, folder: Path, pins: dict[str, str]) -> Path:
+def install(release: str, folder: Path, wanted: dict[str, str]) -> Path:
     """An environment with this release, the repository, and the pins that go with both; its Python."""
     python = folder / "bin" / "python"
     if not python.exists():
@@ -66,7 +67,7 @@ def install(release: str, folder: Path, pins: dict[str, str]) -> Path:
     asked = [Requirement(line) for line in run(python, "-c", ask).stdout.splitlines()]
     asked = [r for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
     kept = {"transformers": release}
-    for name, version in pins.items():
+    for name, version in wanted.items():
         if name == "transformers":
             continue
         if all(r.specifier.contains(version, prereleases=True) for r in asked if r.name == name):
@@ -87,12 +88,14 @@ def main() -> int:
     parser.add_argument("--python-env", type=Path, help="a folder for the environment (default: one that is removed)")
     given = parser.parse_args()
     release, lower = named(given.release), given.release == "oldest"
-    if not lower and release == pinned()["transformers"]:
+    if not lower and release == pins.pinned()["transformers"]:
         print(f"transformers {release} ({given.release}) is the pinned one: the whole suite runs on it")
         return 0
     tests = [*TESTS, *FURTHER] if lower else TESTS
     with tempfile.TemporaryDirectory(prefix="snellen-compat-") as temporary:
-        python = install(release, (given.python_env or Path(temporary)).absolute(), oldest() if lower else pinned())
+        python = install(
+            release, (given.python_env or Path(temporary)).absolute(), pins.oldest() if lower else pins.pinned()
+        )
         print(f"transformers {release}: testing {', '.join(tests)}", flush=True)
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "COLUMNS": "400"}  # wide: nothing is cut short
         command = [python, "-m", "pytest", *tests, "-m", "not slow", "--tb=no", "-rfE"]
