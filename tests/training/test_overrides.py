@@ -13,15 +13,6 @@ from snellen.training import StuntingTrainer, monitor, projection
 
 # called by us alone
 OURS = ("_as_it_ended", "_read", "_broken", "_loss_of", "_preflight", "_as_rows", "close", "save_amplified")
-    "_as_it_ended",
-    "_read",
-    "_broken",
-    "_loss_of",
-    "_preflight",
-    "_as_rows",
-    "close",
-    "save_amplified",
-)  # called by us alone
 
 
 def parameters(function: Any) -> list[inspect.Parameter]:
