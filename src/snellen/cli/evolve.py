@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from snellen.cli.progress import Console, duration
+from snellen.cli.terminal import put_json, rich_text
 from snellen.errors import InputError
 from snellen.evolution_settings import Genetic, Metropolis
 
@@ -151,7 +151,7 @@ def evolve_texts(
     if out is not None:
         found.save(out)
     if json:
-        sys.stdout.write(json_text.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        put_json(found.as_dict(), indent=1)
     else:
         show(found, top=top, out=out)
 
@@ -232,7 +232,6 @@ class Watching(Console):
 def show(found: Evolved, *, top: int, out: Path | None) -> None:
     """The best texts, the trace, and what it cost."""
     from rich.table import Table
-    from rich.text import Text
 
     from snellen.cli.show import Console as Printer
 
@@ -244,7 +243,7 @@ def show(found: Evolved, *, top: int, out: Path | None) -> None:
         table.add_column(name, justify="left" if name == "text" else "right", overflow="fold")
     for member in found.members[:top]:
         numbers = (member.fitness,) * genetic + (member.log_likelihood, member.repetition)
-        table.add_row(*(f"{value:.3f}" for value in numbers), str(member.group), Text(_one_line(member.text)))
+        table.add_row(*(f"{value:.3f}" for value in numbers), str(member.group), rich_text(_one_line(member.text)))
     console.print(table)
     console.print()
     rows = found.trace
@@ -264,7 +263,7 @@ def show(found: Evolved, *, top: int, out: Path | None) -> None:
     if out is not None:
         lines.append(f"file    {out}")
     for line in lines:
-        console.print(Text(line))
+        console.print(rich_text(line))
 
 
 def _convergence(told: dict[str, float | None]) -> str:

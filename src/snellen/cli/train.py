@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from snellen.cli.terminal import say
 from snellen.errors import InputError
 
 
@@ -61,7 +62,7 @@ def train_model(
     if deploy and held_out is None:
         raise InputError("deploy: the lookahead is fitted on held-out text; name some in data.held_out")
     if check:
-        print(f"{settings}: in order")
+        say(f"{settings}: in order")
         return
     result = trainer.train()
     deployed = trainer.save_amplified() if deploy else None
@@ -71,5 +72,5 @@ def train_model(
     loss = None if math.isnan(result.training_loss) else round(result.training_loss, 6)
     print(json.dumps({"steps": result.global_step, "training_loss": loss}))
     if deployed is not None:
-        print(f"lookahead {deployed}")
-    print(f"model   {config.output_dir}")
+        say(f"lookahead {deployed}")
+    say(f"model   {config.output_dir}")

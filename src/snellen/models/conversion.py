@@ -15,6 +15,7 @@ from snellen.errors import InputError
 from snellen.models.identity import Identity
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
+from snellen.models.sources import check_apart
 
 
 def convert(
@@ -52,6 +53,7 @@ def convert(
     target = Path(folder).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"folder {str(folder)!r} exists and is not empty: name a new one")
+    check_apart(source, target, name="folder")
     loaded = load_model(
         source,
         tokenizer=tokenizer,

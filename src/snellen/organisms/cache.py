@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from snellen.errors import InputError
 from snellen.organisms import language as language_module
 from snellen.organisms import training as training_module
 from snellen.organisms.catalogue import Organism
@@ -42,8 +43,8 @@ def raised(organism: Organism, seed: int, tell: Tell = lambda line: None) -> lis
     moments = train(organism.language_at(seed), organism.training, seed=seed, tell=tell)
     try:
         write(path, _bytes(moments))
-    except OSError as error:
-        tell(f"{path} cannot be written ({error.strerror}): {organism.name} is not kept")
+    except InputError as error:
+        tell(f"{error}: {organism.name} is not kept")
     return moments
 
 

@@ -51,7 +51,7 @@ def refusal(error: OSError) -> tuple[str, str] | None:
     if said is not None:
         return said, _MEND[said]
     if error.errno in _ABOUT_PATHS:
-        return os.strerror(error.errno), "choose a place that can be written with --out"
+        return os.strerror(error.errno), "choose a place that can be written"
     return None
 
 

@@ -65,27 +65,28 @@ def load(path: Path) -> list[Finding]:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"findings schema {found!r}, this version reads {SCHEMA}")
-    return [_checked(Finding(**entry)) for entry in content["findings"]]
+    findings = [Finding(**entry) for entry in content["findings"]]
+    for finding in findings:
+        _check(asdict(finding))
+    return findings
 
 
 _TEXTS = ("measure", "question", "unit", "verdict", "reading")
 _MAPPINGS = ("n", "excluded", "control", "settings", "details")
 
 
-def _checked(finding: Finding) -> Finding:
+def _check(finding: Mapping[str, Any]) -> None:
     """Raises ValueError where a value is of a kind that no finding has."""
-    wrong = [name for name in _TEXTS if not isinstance(getattr(finding, name), str)]
-    wrong += [name for name in _MAPPINGS if not isinstance(getattr(finding, name), dict)]
-    wrong += [name for name in ("value", "low", "high") if not _is_number(getattr(finding, name), or_none=True)]
-    if not _is_number(finding.level) or not 0 < finding.level < 1:
+    wrong = [name for name in _TEXTS if not isinstance(finding[name], str)]
+    wrong += [name for name in _MAPPINGS if not isinstance(finding[name], dict)]
+    wrong += [name for name in ("value", "low", "high") if not _is_number(finding[name], or_none=True)]
+    if not _is_number(finding["level"]) or not 0 < finding["level"] < 1:
         wrong.append("level")
-    if not (finding.reason is None or isinstance(finding.reason, str)):
+    if not (finding["reason"] is None or isinstance(finding["reason"], str)):
         wrong.append("reason")
-    if not all(_is_number(count) for counts in (finding.n, finding.excluded) for count in counts.values()):
-        wrong.append("n or excluded")
+    wrong += [name for name in ("n", "excluded") if not wrong and not all(map(_is_number, finding[name].values()))]
     if wrong:
-        raise ValueError(f"finding {finding.measure!r}: {wrong[0]} is of the wrong kind")
-    return finding
+        raise ValueError(f"finding {finding['measure']!r}: {wrong[0]} is of the wrong kind")
 
 
 def _is_number(value: Any, *, or_none: bool = False) -> bool:

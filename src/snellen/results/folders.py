@@ -132,13 +132,20 @@ def unlock(held: FileLock | None) -> None:
         held.release()
 
 
-def alone(work: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
-    """For work whose first argument is the folder of its results: nobody else writes there meanwhile."""
+def alone(
+    *, ours: Callable[[str], bool], what: str
+) -> Callable[[Callable[Concatenate[Path, P], T]], Callable[Concatenate[Path, P], T]]:
+    """For work whose first argument is the folder of its results: nobody else writes there meanwhile, and it holds
+    nothing but such results before. ours, what: as of `refuse_foreign`."""
 
-    @functools.wraps(work)
-    def holding(folder: Path, *args: P.args, **kwargs: P.kwargs) -> T:
-        with locked(folder):
-            return work(folder, *args, **kwargs)
+    def holding(work: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
+        @functools.wraps(work)
+        def inner(folder: Path, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            refuse_foreign(folder, ours=ours, what=what, mend="choose another --out")
+            with locked(folder):
+                return work(folder, *args, **kwargs)
+
+        return inner
 
     return holding
 

@@ -310,8 +310,11 @@ class Run:
 
 
 def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
     with opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,7 +15,8 @@ import transformers
 
 from snellen.errors import InputError
 from snellen.organisms.chart import TESTED, code_hash
-from snellen.results.files import write_json
+from snellen.results.files import UNREADABLE, read_json, write_json
+from snellen.results.folders import alone
 from snellen.studies import pool
 from snellen.studies.stunting import masked
 from snellen.studies.stunting.raising import HEADS, LANGUAGE, LAYERS, MEASURE, MODEL, Plan, raise_one
@@ -40,6 +41,7 @@ class Job:
     seed: int
 
 
+@alone(ours=lambda name: name.endswith(".json"), what="does not hold results of this study alone")
 def experiment(
     folder: Path,
     *,
@@ -62,10 +64,6 @@ def experiment(
         if name not in NAMES:
             raise InputError(f"only {name!r}: no such variant; known are {', '.join(NAMES)}")
     plan = plan or Plan()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out {str(folder)!r}: {error.strerror}: choose a folder to write to") from error
     wanted = [Job(name=name, seed=seed) for seed in range(seeds) for name in NAMES if not only or name in only]
     found = {(r["variant"], r["seed"]): r for r in _read(folder, plan)}
     missing = [job for job in wanted if (job.name, job.seed) not in found]
@@ -94,9 +92,9 @@ def _read(folder: Path, plan: Plan) -> list[Result]:
     results = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = read_json(path)
             key, name = result["key"], result["variant"]
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: is no result of this experiment; choose another folder") from error
         if key != _key(name, plan):
             raise InputError(f"{path}: was made with other settings, code or libraries; choose another folder")
