@@ -170,17 +170,6 @@ def test_exit_codes(monkeypatch, capsys, error, code):
     assert len(capsys.readouterr().err.strip().splitlines()) == 2  # "loading …" and what happened
 
 
-def test_what_is_our_fault_is_a_traceback(monkeypatch):
-    from snellen import runner
-
-    def examine(*args, **kwargs):
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(runner, "examine", examine)
-    with pytest.raises(ZeroDivisionError):
-        main(["exam"])
-
-
 def test_plain_progress_is_throttled_and_tells_the_time_left(capsys, monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(cli.progress.time, "monotonic", lambda: clock[0])

@@ -41,6 +41,11 @@ def finished(folder: Path) -> Run:
     return Run.read(folder)
 
 
+def times(folder: Path) -> dict[Path, int]:
+    files = [entry for entry in folder.rglob("*") if entry.is_file() and entry.name != ".lock"]
+    return {entry: entry.stat().st_mtime_ns for entry in files}
+
+
 def test_pieces_become_a_run(tmp_path):
     run = finished(tmp_path / "runs" / "a")
     assert run.tokens["token"].to_pylist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -50,7 +55,7 @@ def test_pieces_become_a_run(tmp_path):
     assert run.report is None
     assert run.content["progress"] == {"windows": 3, "done": 3, "finished": True}
     assert sorted(entry.name for entry in run.folder.iterdir()) == [
-        "findings.json", "run.json", "tables", "tokens.parquet",
+        ".lock", "findings.json", "run.json", "tables", "tokens.parquet",
     ]  # fmt: skip
 
 
@@ -88,12 +93,12 @@ def test_a_damaged_piece_is_done_again(tmp_path, harm):
 
 def test_a_finished_run_is_found_complete_and_pieces_are_cleared(tmp_path):
     finished(tmp_path)
-    before = {entry: entry.stat().st_mtime_ns for entry in tmp_path.rglob("*") if entry.is_file()}
+    before = times(tmp_path)
     (tmp_path / "pieces").mkdir()  # as after a kill between the last two steps
     (tmp_path / "pieces" / "00000.parquet").write_bytes(b"")
     with writer(tmp_path) as w:
         assert w.finished
-    assert before == {entry: entry.stat().st_mtime_ns for entry in tmp_path.rglob("*") if entry.is_file()}
+    assert before == times(tmp_path)
 
 
 def test_other_settings_are_refused_by_name_and_nothing_is_touched(tmp_path):
@@ -147,8 +152,8 @@ def test_only_one_process_writes(tmp_path):
 
 def test_the_lock_dies_with_its_holder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from snellen.results.files import lock;"
-        "lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from snellen.results.folders import lock;"
+        "held = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     with child:

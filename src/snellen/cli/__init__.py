@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from snellen.cli import faults
 from snellen.cli.evolve import evolve_texts
 from snellen.cli.generate import generate_texts
 from snellen.cli.organisms import examine_organisms
 from snellen.cli.sweep import run_study
+from snellen.cli.terminal import forgiving, say
 from snellen.cli.train import train_model
 from snellen.errors import InputError, Refused
 from snellen.request import Request
@@ -148,7 +151,7 @@ def report(run: Path, /) -> None:
 
     folder = Run.read(run).folder
     with guarded(folder / "report.html"):
-        print(write_report(folder))
+        say(write_report(folder))
 
 
 @app.command
@@ -194,7 +197,7 @@ def convert(
     for note in identity.notes:
         console.say(f"note: {note}")
     console.close()
-    print(folder)
+    say(folder)
 
 
 app.command(evolve_texts, name="evolve")
@@ -205,26 +208,48 @@ app.command(train_model, name="train")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. 0: done; 2: input or settings wrong, or refused; 130: interrupted."""
+    """Run a command. 0: done; 1: our fault; 2: input, settings or disk, or refused; 130: interrupted."""
     global _console
     _console = None
     # Threads that wait by spinning made an exam seven times slower beside one other busy process, and 9 % faster alone.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    forgiving()
     try:
+        _refuse_bytes(sys.argv[1:] if arguments is None else arguments)
         app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()  # what cannot be written is to be said here, not when Python has ended
     except (InputError, Refused, CycloptsError) as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail(f"interrupted{_console.state() if _console is not None else ''}", 130)
-    except BrokenPipeError:  # the reader of our output has seen enough, as in `snellen compare … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError as error:  # the reader of our output has seen enough, as in `snellen compare … | head`
+        if faults.readers_stay():
+            return _fail(faults.ours(error), 1)
+        faults.silence()
+    except Exception as error:
+        said = faults.not_ours(error)
+        return _fail(faults.ours(error), 1) if said is None else _fail(said, 2)
     return 0
 
 
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """A name that is no UTF-8 comes with half characters in it, which neither JSON, Parquet nor a tokenizer has."""
+    for argument in arguments:
+        if any("\ud800" <= character <= "\udfff" for character in argument):
+            name = argument.encode("utf-8", "backslashreplace").decode()
+            raise InputError(f"argument {name!r}: is not UTF-8; rename the file, or write it in UTF-8")
+
+
 def _fail(line: str, code: int) -> int:
-    if _console is not None:
-        _console.close()
-    print(f"snellen: {' '.join(line.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # nobody may be left to tell
+        if _console is not None:
+            _console.close()
+        say(f"snellen: {' '.join(line.split())}", error=True)
+    with contextlib.suppress(ValueError):
+        try:
+            sys.stdout.flush()
+        except OSError:
+            faults.silence()
     return code
 
 

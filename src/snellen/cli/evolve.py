@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from cyclopts import Parameter
 
 from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
+from snellen.cli.terminal import put_json, rich_text
 from snellen.errors import InputError
 from snellen.evolution_settings import Genetic, Metropolis
 
@@ -163,7 +163,7 @@ def evolve_texts(
     if out is not None:
         found.save(out)
     if json:
-        sys.stdout.write(json_text.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        put_json(found.as_dict(), indent=1)
     else:
         show(found, top=top, out=out)
 
@@ -244,7 +244,6 @@ class Watching(Console):
 def show(found: Evolved, *, top: int, out: Path | None) -> None:
     """The best texts, the trace, and what it cost."""
     from rich.table import Table
-    from rich.text import Text
 
     from snellen.cli.show import Console as Printer
 
@@ -256,7 +255,7 @@ def show(found: Evolved, *, top: int, out: Path | None) -> None:
         table.add_column(name, justify="left" if name == "text" else "right", overflow="fold")
     for member in found.members[:top]:
         numbers = (member.fitness,) * genetic + (member.log_likelihood, member.repetition)
-        table.add_row(*(f"{value:.3f}" for value in numbers), str(member.group), Text(_one_line(member.text)))
+        table.add_row(*(f"{value:.3f}" for value in numbers), str(member.group), rich_text(_one_line(member.text)))
     console.print(table)
     console.print()
     rows = found.trace
@@ -276,7 +275,7 @@ def show(found: Evolved, *, top: int, out: Path | None) -> None:
     if out is not None:
         lines.append(f"file    {out}")
     for line in lines:
-        console.print(Text(line))
+        console.print(rich_text(line))
 
 
 def _convergence(told: dict[str, float | None]) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_text
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from snellen.cli.outputs import check_outputs, free_name
+from snellen.cli.terminal import put_json, say
 from snellen.errors import InputError
 
 # What each method understands, with its defaults; None: no default of ours.
@@ -198,12 +197,12 @@ def generate_texts(
             console.say(f"{number} of {len(prompts) * count} texts")
     console.close()
     if json:
-        sys.stdout.write(json_text.dumps(as_json(job, texts), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        put_json(as_json(job, texts), indent=1)
     elif show_tree:
         print_tree(job, texts[0])
     if page is not None:
         write_page(page, job, texts)
-        print(f"page    {page}", file=sys.stderr if json else sys.stdout)
+        say(f"page    {page}", error=json)
 
 
 def _check_method(method: str, settings: dict[str, Any]) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json as json_text
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
+from snellen.cli.terminal import put_json, rich_text
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -89,7 +89,7 @@ def examine_organisms(
 
         draw(outcome.rows, picture)
     if json:
-        sys.stdout.write(text + "\n")
+        put_json(outcome.as_dict(), indent=1)
     else:
         show(outcome)
     if not outcome.passed:
@@ -128,8 +128,6 @@ class Watching(Console):
 
 def show(outcome: Outcome) -> None:
     """The verdicts, then what each width and horizon shows, then what there is to object."""
-    from rich.text import Text
-
     from snellen.cli.show import _console
 
     console = _console()
@@ -140,7 +138,7 @@ def show(outcome: Outcome) -> None:
             tables.title = f"{title}: gain, mean over seeds"
             console.print(tables)
             console.print()
-    _say_verdict(console, outcome, Text)
+    _say_verdict(console, outcome)
 
 
 def _verdicts(rows: Sequence[Row]) -> Table:
@@ -197,16 +195,16 @@ def _by_horizon(rows: Sequence[Row]) -> Table | None:
     return table
 
 
-def _say_verdict(console: RichConsole, outcome: Outcome, text: Any) -> None:
+def _say_verdict(console: RichConsole, outcome: Outcome) -> None:
     judged = [row for row in outcome.rows if row.expects != "shown"]
     wrong = [row for row in judged if not row.passed]
     for row in outcome.rows:
         for line in row.objections:
-            console.print(text(f"{row.name}: {line}"))
+            console.print(rich_text(f"{row.name}: {line}"))
     said = "the chart is in order" if not wrong else f"{len(wrong)} of {len(judged)} NOT as expected"
-    console.print(text(f"{said} ({len(judged)} examinations, {outcome.seeds} seeds, {duration(outcome.seconds)})"))
+    console.print(rich_text(f"{said} ({len(judged)} examinations, {outcome.seeds} seeds, {duration(outcome.seconds)})"))
     if not outcome.complete:
-        console.print(text("not filed for reports: that takes every organism and three seeds or more"))
+        console.print(rich_text("not filed for reports: that takes every organism and three seeds or more"))
 
 
 def _table(title: str) -> Table:

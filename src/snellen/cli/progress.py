@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from snellen.cli.terminal import shown
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -28,6 +30,7 @@ class Console:
     def say(self, line: str) -> None:
         if self._quiet:
             return
+        line = shown(line)
         if self._bar is not None:
             self._bar[0].console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

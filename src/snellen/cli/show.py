@@ -9,59 +9,64 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.table import Table
-from rich.text import Text
 
+from snellen.cli.terminal import put_json, rich_text
 from snellen.results.compare import Comparison
 from snellen.results.differences import Value
+from snellen.results.files import read_json
 from snellen.results.findings import Finding
 from snellen.results.store import Run
 
 
 def show_findings(run: Run) -> None:
     """`findings.json`, as it stands."""
-    sys.stdout.write((run.folder / "findings.json").read_text(encoding="utf-8") + "\n")
+    with run.understood():
+        run.findings  # noqa: B018  # are they whole?
+        content = read_json(run.folder / "findings.json")
+    put_json(content, indent=2)
 
 
 def show_run(run: Run) -> None:
     """The arms, the gain by horizon, and what each finding says."""
     console = _console()
-    _arms(console, run)
-    _gains(console, run)
-    for finding in run.findings:
-        _finding(console, finding)
-    console.print(Text(f"run     {run.folder}"))
+    with run.understood():
+        _arms(console, run)
+        _gains(console, run)
+        for finding in run.findings:
+            _finding(console, finding)
+    console.print(rich_text(f"run     {run.folder}"))
     if run.report is not None:
-        console.print(Text(f"report  {run.report}"))
+        console.print(rich_text(f"report  {run.report}"))
 
 
 def show_comparison(found: Comparison, *, json: bool) -> None:
     """Two runs side by side."""
     if json:
-        text = json_text.dumps(found.as_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write(text + "\n")
+        put_json(found.as_dict(), indent=2)
         return
     console = _console()
     for letter, run in zip("AB", found.runs, strict=True):
-        console.print(Text(f"{letter}  {run['folder']}: {run['model']}, {run['tokens']} tokens"))
+        console.print(rich_text(f"{letter}  {run['folder']}: {run['model']}, {run['tokens']} tokens"))
     table = Table(title="B − A, with intervals", title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in ("", "unit", "A", "B", "B − A"):
         table.add_column(name, justify="left" if name in ("", "unit") else "right", overflow="fold")
     for row in found.rows:
-        table.add_row(row.name, row.unit, _value(row.first), _value(row.second), _value(row.difference, signed=True))
+        names = (rich_text(row.name), rich_text(row.unit))
+        table.add_row(*names, _value(row.first), _value(row.second), _value(row.difference, signed=True))
     console.print(table)
     for row in found.rows:
         if row.difference.reason:
-            console.print(Text(f"{row.name}: {row.difference.reason}"))
+            console.print(rich_text(f"{row.name}: {row.difference.reason}"))
         elif row.difference.low is not None and row.difference.high is not None:
             clear = row.difference.low > 0 or row.difference.high < 0
             told = "a difference" if clear else "no difference found"
-            console.print(Text(f"{row.name}: {told} ({row.method}, {row.level:.0%})"))
+            console.print(rich_text(f"{row.name}: {told} ({row.method}, {row.level:.0%})"))
     if found.settings:
-        console.print(Text("settings that differ", style="bold"))
+        console.print(rich_text("settings that differ", style="bold"))
         for name, (first, second) in found.settings.items():
-            console.print(Text(f"  {name}: {_short(first)} | {_short(second)}"))
+            console.print(rich_text(f"  {name}: {_short(first)} | {_short(second)}"))
     for note in found.notes:
-        console.print(Text(f"note: {note}"))
+        console.print(rich_text(f"note: {note}"))
 
 
 class Console(RichConsole):
@@ -90,7 +95,8 @@ def _arms(console: Console, run: Run) -> None:
         if (row["width"], row["horizon"]) != (width, horizon):
             continue
         gain = _number(row["gain_over_naive"], signed=True)
-        table.add_row(row["arm"], _number(row["log_likelihood"]), gain, _interval(row["low"], row["high"]), _fit(row))
+        interval, fit = _interval(row["low"], row["high"]), rich_text(_fit(row))
+        table.add_row(rich_text(row["arm"]), _number(row["log_likelihood"]), gain, interval, fit)
     console.print(table)
     console.print()
 
@@ -128,7 +134,7 @@ def _gain_table(console: Console, title: str, axis: str, rows: Sequence[Mapping[
     for row in sorted(rows, key=lambda row: (row.get("search", "beam") != "beam", row[axis])):
         sampled = axis == "width" and row.get("search", "beam") != "beam"
         table.add_row(
-            f"∞ ({row[axis]} particles)" if sampled else str(row[axis]),
+            rich_text(f"∞ ({row[axis]} particles)" if sampled else row[axis]),
             _number(row["value"], signed=True), _interval(row["low"], row["high"]),
             _number(row["placebo"], signed=True), _interval(row["placebo_low"], row["placebo_high"]),
         )  # fmt: skip
@@ -137,18 +143,20 @@ def _gain_table(console: Console, title: str, axis: str, rows: Sequence[Mapping[
 
 
 def _finding(console: Console, finding: Finding) -> None:
-    console.print(Text(f"{finding.measure}: {finding.question}", style="bold"))
+    console.print(rich_text(f"{finding.measure}: {finding.question}", style="bold"))
     value = Value(value=finding.value, low=finding.low, high=finding.high)
     counts = ", ".join(f"{count} {name}" for name, count in finding.n.items())
     number = f"{_value(value, signed=True)} {finding.unit} ({finding.level:.0%} interval; {counts})"
-    console.print(Text(number if finding.value is not None else f"no number: {finding.reason}"))
-    console.print(Text(finding.verdict, style="bold"))
-    console.print(Text(finding.reading))
+    console.print(rich_text(number if finding.value is not None else f"no number: {finding.reason}"))
+    console.print(rich_text(finding.verdict, style="bold"))
+    console.print(rich_text(finding.reading))
     console.print()
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
+    return Table(
+        title=rich_text(title), title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim"
+    )
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
+from snellen.cli.terminal import put_json
+from snellen.cli.terminal import say as tell
 from snellen.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _stunting(folder: Path, picture: Path | None, form: Form, **options: Any) ->
 
         draw(results, picture)
     if form == "json":
-        sys.stdout.write(json_text.dumps(list(results), indent=1, allow_nan=False) + "\n")
+        put_json(list(results), indent=1)
         return
     if form == "markdown":
         print(document(results))
@@ -119,7 +120,7 @@ def _stunting(folder: Path, picture: Path | None, form: Form, **options: Any) ->
     for row in rows(results):
         table.add_row(row.variant, *(shown(row.means[quantity], quantity) for quantity in QUANTITIES))
     RichConsole(width=None if sys.stdout.isatty() else 240).print(table)
-    print(f"results {folder}")
+    tell(f"results {folder}")
 
 
 def _mesa(folder: Path, picture: Path | None, form: Form, **options: Any) -> None:
@@ -134,13 +135,13 @@ def _mesa(folder: Path, picture: Path | None, form: Form, **options: Any) -> Non
 
         draw(results, picture)
     if form == "json":
-        sys.stdout.write(json_text.dumps(asdict(results), indent=1, allow_nan=False) + "\n")
+        put_json(asdict(results), indent=1)
         return
     if form == "markdown":
         print(document(results))
         return
     _mesa_table(results, options["seeds"])
-    print(f"results {folder}")
+    tell(f"results {folder}")
 
 
 def _mesa_table(results: Results, seeds: int) -> None:

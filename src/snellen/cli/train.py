@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from snellen.cli.terminal import say
 from snellen.errors import InputError
 
 
@@ -71,7 +72,7 @@ def train_model(
     if held_out is not None and not (deploy or config.monitor or config.eval_strategy != "no"):
         console.say("the held-out texts are not used: there is no [monitor], and training.eval_strategy is no")
     if check:
-        print(json_text.dumps({"settings": str(settings), "in_order": True}) if json else f"{settings}: in order")
+        say(json_text.dumps({"settings": str(settings), "in_order": True}) if json else f"{settings}: in order")
         return
     tell(trainer, console)
     result = trainer.train()
@@ -88,5 +89,5 @@ def train_model(
         return
     print(f"trained {result.global_step:,} steps" + ("" if loss is None else f", mean loss {loss:.4f}"))
     if deployed is not None:
-        print(f"lookahead {deployed}")
-    print(f"model   {config.output_dir}")
+        say(f"lookahead {deployed}")
+    say(f"model   {config.output_dir}")

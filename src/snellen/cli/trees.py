@@ -11,6 +11,7 @@ from rich.text import Text as Rich
 from rich.tree import Tree as RichTree
 
 from snellen.cli.show import _console
+from snellen.cli.terminal import rich_text
 from snellen.cli.writing import Job, Text, pieces
 from snellen.lookahead.decoding import Step
 from snellen.report.branches import Tree
@@ -36,7 +37,7 @@ def show_tree(job: Job, text: Text) -> None:
 def _rich(tree: Tree, text: Text) -> RichTree:
     """Each survivor with its probability after its branch, the last ones with that of the whole completion."""
     tail = text.prompt.rsplit("\n", 1)[-1][-40:]
-    root = RichTree(Rich(f"… {tail}" if tail else "…", style="dim"))
+    root = RichTree(rich_text(f"… {tail}" if tail else "…", "dim"))
     above: dict[int, tuple[RichTree, float]] = {-1: (root, 0.0)}
     best = _path(tree)
     for depth, (names, parents, log_probs) in enumerate(zip(tree.pieces, tree.parents, tree.log_probs, strict=True)):

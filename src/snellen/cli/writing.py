@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteriaList
 
+from snellen.cli.terminal import written
 from snellen.errors import InputError
 from snellen.lookahead.decoding import Generated, Step, generate
 from snellen.lookahead.generation_config import aside, held, only_ids
@@ -126,7 +127,7 @@ class Speaker:
         if self._many:
             print(f"{'' if self._number == 1 else chr(10)}── {self._number} ──")
         if self._live:
-            sys.stdout.write(f"\x1b[2m{prompt}\x1b[22m")
+            sys.stdout.write(f"\x1b[2m{written(prompt)}\x1b[22m")
             sys.stdout.flush()
         else:
             sys.stdout.write(prompt)
@@ -145,7 +146,7 @@ class Speaker:
     def _say(self, text: str) -> None:
         if not text.startswith(self._said):  # a tokenizer that takes back what it said: the rest as it is now
             self._said = text[: len(self._said)]
-        sys.stdout.write(text[len(self._said) :])
+        sys.stdout.write(written(text[len(self._said) :]))
         sys.stdout.flush()
         self._said = text
 

@@ -8,7 +8,6 @@ The folder stays an ordinary model; whoever does not know the file leaves it alo
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from snellen.errors import InputError
 from snellen.lookahead.amplification import Amplification
-from snellen.results.files import write_json
+from snellen.results.files import UNREADABLE, brief, read_json, write_json
 
 NAME = "lookahead.json"
 SCHEMA = 1
@@ -66,13 +65,13 @@ def read(folder: str | os.PathLike[str]) -> Deployed | None:
         The file is there and cannot be used: damaged, of another version, or with settings that cannot be.
     """
     path = Path(folder) / NAME
-    if not path.is_file():
+    if not path.exists():
         return None
     mend = "write it again with save_amplified, or remove it to use the model without"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {mend}") from error
+        content = read_json(path)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read ({brief(error)}); {mend}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: schema {found!r}, and this version of Snellen reads {SCHEMA}; {mend}")

@@ -15,7 +15,7 @@ from snellen.errors import InputError
 from snellen.models.identity import Identity
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
-from snellen.models.sources import check_new_folder
+from snellen.models.sources import check_apart, check_new_folder
 
 
 def convert(
@@ -52,6 +52,7 @@ def convert(
     """
     target = Path(folder).expanduser()
     check_new_folder(target)
+    check_apart(source, target, name="folder")
     loaded = load_model(
         source,
         tokenizer=tokenizer,

@@ -38,6 +38,7 @@ from snellen.models.identity import (
     weights_sha256,
 )
 from snellen.models.quiet import quiet
+from snellen.models.remote import check_remote_weights
 from snellen.models.sources import Place, check_files, check_tokenizer_files, resolve
 from snellen.models.weights import Weights, number_of
 
@@ -97,7 +98,7 @@ def load_model(
     device
         ``auto`` (CUDA where there is any, else the CPU), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
     trust_remote_code
-        Run code that comes with the model. Pickled weights are never read.
+        Run code that comes with the model. Pickled weights are never read (but such code may read what it likes).
     bos
         The token in front of every window: ``"auto"`` what the tokenizer itself puts there, True its BOS token,
         False none.
@@ -250,6 +251,7 @@ def read_weights(
         packed = getattr(transformers, "GgufConfig", None)
         if packed is not None:  # newer versions may keep the blocks packed, which no hook of ours could read
             extra["quantization_config"] = packed(dequantize=True)
+    check_remote_weights(place, config)
     try:
         with quiet(downloads=place.remote, standard_error=place.gguf is not None and not place.remote):
             model, info = auto.from_pretrained(

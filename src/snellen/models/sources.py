@@ -10,6 +10,8 @@ from typing import Literal
 
 from snellen.errors import InputError
 from snellen.models.bundled import MASKED, NAME, pocket_folder
+from snellen.models.shards import check_weight_files
+from snellen.results.folders import refuse_overlap
 
 Kind = Literal["bundled", "folder", "gguf", "hub", "memory"]
 
@@ -97,11 +99,12 @@ def check_files(place: Place) -> None:
     Raises
     ------
     InputError
-        Without config.json, without safetensors weights, or with pickled weights only.
+        Without config.json, without safetensors weights, or with pickled weights only; also as `check_weight_files`.
     """
     if place.kind not in ("folder", "bundled"):
         return
     folder = Path(place.location)
+    check_weight_files(folder, place.source)
     if not (folder / "config.json").is_file():
         mend = "it needs config.json beside the weights, as `save_pretrained` writes it"
         if (folder / "adapter_config.json").is_file():
@@ -126,6 +129,30 @@ def check_new_folder(folder: Path) -> None:
     """Refuse a folder that has something in it: what is written there should be there alone."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"folder {str(folder)!r} exists and is not empty: name a new one")
+
+
+def check_apart(model: object, folder: str | os.PathLike[str], *, name: str) -> None:
+    """Refuse to write into the folder that a model was or is to be read from, above it or inside it.
+
+    model: as `load_model` takes it, or what it gave.
+
+    Raises
+    ------
+    InputError
+        `folder` is such a place.
+    """
+    identity = getattr(model, "identity", None)
+    if identity is not None:
+        word, kind = identity.source, identity.kind
+    elif isinstance(model, str | os.PathLike):
+        place = resolve(model)
+        word, kind = place.location, place.kind
+    else:
+        word = getattr(getattr(model, "config", None), "_name_or_path", "") or ""
+        kind = "folder"
+    source = Path(word).expanduser()
+    if kind in ("folder", "bundled", "memory") and word and source.is_dir():
+        refuse_overlap(Path(folder).expanduser(), source, mend=f"choose another {name}")
 
 
 def check_tokenizer_files(place: Place, *, mend: str) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from snellen.errors import InputError
 from snellen.organisms.catalogue import Organism
 from snellen.organisms.folders import folder, write
 from snellen.organisms.training import Moment, Training, build, train
@@ -37,8 +38,8 @@ def raised(organism: Organism, seed: int, tell: Tell = lambda line: None) -> lis
     moments = train(organism.language_at(seed), organism.training, seed=seed, tell=tell)
     try:
         write(path, _bytes(moments))
-    except OSError as error:
-        tell(f"{path} cannot be written ({error.strerror}): {organism.name} is not kept")
+    except InputError as error:
+        tell(f"{error}: {organism.name} is not kept")
     return moments
 
 

@@ -1,11 +1,11 @@
-"""Where organisms and what was found on them are kept. Standard library only: the runner reads it too."""
+"""Where organisms and what was found on them are kept."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from pathlib import Path
+
+from snellen.results.files import guarded, replacing
 
 
 def folder() -> Path:
@@ -19,16 +19,14 @@ def folder() -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """A file that appears whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    """A file that appears whole or not at all. Its name says what is in it, so that any two writers write the same.
+
+    Raises
+    ------
+    InputError
+        It cannot be written.
+    """
+    with guarded(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(content)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from snellen.errors import InputError
+from snellen.results.files import opened, reading
 from snellen.results.findings import Finding
 from snellen.results.store import Run
 
@@ -68,16 +68,13 @@ class Evidence:
 def read(folder: Path) -> Evidence:
     """Raises InputError for what is no finished run folder, or one whose tables break the contract."""
     run = Run.read(folder)
-    try:
-        findings = run.findings
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / 'findings.json'} cannot be read: {error}") from error
-    try:
-        tokens = pq.ParquetFile(folder / "tokens.parquet")
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{folder / 'tokens.parquet'} cannot be read: {error}") from error
+    findings = run.findings
+    with reading(folder / "tokens.parquet", mend="run its command again in a new folder"):
+        opened(folder / "tokens.parquet").close()  # is it a file?
+        tokens = pq.ParquetFile(folder / "tokens.parquet", page_checksum_verification=True)
     _demand(folder / "tokens.parquet", TOKEN_COLUMNS, tokens.schema_arrow.names)
-    vocabulary = {int(row["token"]): str(row["text"]) for row in _rows(run, "vocabulary")}
+    with run.understood():
+        vocabulary = {int(row["token"]): str(row["text"]) for row in _rows(run, "vocabulary")}
     return Evidence(
         folder=folder,
         about=run.content,
@@ -92,10 +89,7 @@ def read(folder: Path) -> Evidence:
 
 def _rows(run: Run, name: str) -> list[Row]:
     """A small table as rows; a table that the run lacks has none. NaN is an undefined number like null."""
-    try:
-        table = run.table(name)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{run.folder}/tables/{name}.parquet cannot be read: {error}") from error
+    table = run.table(name)
     if table is None:
         return []
     _demand(run.folder / "tables" / f"{name}.parquet", COLUMNS[name], table.column_names)

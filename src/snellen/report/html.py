@@ -18,6 +18,7 @@ from snellen.report import data, degeneration, figures, held, in_context, organi
 from snellen.report.data import Evidence, Row
 from snellen.report.strip import MAX_TOKENS, strip
 from snellen.results.files import replacing
+from snellen.results.store import Run
 
 SCRIPTS = ("strip.js", "panel.js", "tree.js", "start.js")
 _ALSO = {"memorised": "without memorised tokens", "words": "in whole words"}
@@ -26,8 +27,8 @@ _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028",
 
 def write_report(run_folder: Path) -> Path:
     """Draw `report.html` of a finished run; it appears whole or not at all. Raises InputError for a broken run."""
-    evidence = data.read(Path(run_folder))
-    page = render(evidence)
+    with Run.read(run_folder).understood():
+        page = render(data.read(Path(run_folder)))
     path = Path(run_folder) / "report.html"
     with replacing(path) as file:
         file.write(page.encode())

@@ -52,8 +52,13 @@ class Comparison:
 
 
 def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Comparison:
-    """Compare two finished runs; raises InputError for a folder that is no finished run."""
+    """Compare two finished runs; raises InputError for a folder that is no finished run, or damaged."""
     runs = (Run.read(first), Run.read(second))
+    with runs[0].understood(), runs[1].understood():
+        return _compared(runs)
+
+
+def _compared(runs: tuple[Run, Run]) -> Comparison:
     tokens = (Tokens.read(runs[0]), Tokens.read(runs[1]))
     texts = [[entry.get("sha256") for entry in run.content.get("text", {}).get("documents", [])] for run in runs]
     same_text = texts[0] == texts[1] and None not in texts[0] and bool(texts[0])

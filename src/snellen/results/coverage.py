@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from snellen.results.files import reading
 from snellen.results.store import Run
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+_OTHERS = ("log_prob", "piece")  # columns that are no whole numbers
+_ABOVE_ZERO = 1e-3  # what rounding can make of a log-probability of zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +41,30 @@ class Tokens:
 
     @classmethod
     def read(cls, run: Run) -> Tokens:
-        table = run.columns("document", "token", "start", "end", "log_prob", "unit", "piece")
-
-        def column(name: str) -> Ints:
-            return np.asarray(table[name].to_numpy(), dtype=np.int64)
-
-        unit = column("unit") if "unit" in table.column_names else column("document")
-        return cls(
-            document=column("document"),
-            token=column("token"),
-            start=column("start"),
-            end=column("end"),
-            log_prob=np.asarray(table["log_prob"].to_numpy(), dtype=np.float64),
-            unit=np.unique(unit, return_inverse=True)[1].astype(np.int64),
-            piece=table["piece"].to_pylist(),
-        )
+        names = ("document", "token", "start", "end", "log_prob", "piece")
+        table = run.columns(*names, "unit")
+        with reading(run.folder / "tokens.parquet", mend="run its command again in a new folder"):
+            if missing := [name for name in names if name not in table.column_names]:
+                raise ValueError(f"no column {', '.join(missing)}")
+            if holes := [name for name in table.column_names if table[name].null_count]:
+                raise ValueError(f"values are missing in {', '.join(holes)}")
+            whole = {name: _whole_numbers(table[name]) for name in table.column_names if name not in _OTHERS}
+            unit = whole["unit"] if "unit" in whole else whole["document"]
+            start, end = whole["start"], whole["end"]
+            log_prob = np.asarray(table["log_prob"].cast(pa.float64()).to_numpy())
+            if np.isnan(log_prob).any() or (log_prob > _ABOVE_ZERO).any():
+                raise ValueError("log_prob holds what is no log-probability")
+            if (start < 0).any() or (end < start).any() or (end >= 2**31).any() or (whole["document"] < 0).any():
+                raise ValueError("start and end are no stretches of a text")
+            return cls(
+                document=whole["document"],
+                token=whole["token"],
+                start=start,
+                end=end,
+                log_prob=log_prob,
+                unit=np.unique(unit, return_inverse=True)[1].astype(np.int64),
+                piece=table["piece"].cast(pa.string()).to_pylist(),
+            )
 
     @property
     def n_units(self) -> int:
@@ -158,3 +171,9 @@ def _only(of: Sums, units: NDArray[np.bool_]) -> Sums:
         characters=of.characters[units],
         bytes=of.bytes[units],
     )
+
+
+def _whole_numbers(column: pa.ChunkedArray) -> Ints:
+    if not pa.types.is_integer(column.type):
+        raise ValueError(f"whole numbers are needed, not {column.type}")
+    return np.asarray(column.cast(pa.int64()).to_numpy(), dtype=np.int64)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from snellen.results.files import json_text, read_json
 
 SCHEMA = 1
 
@@ -55,14 +56,38 @@ def _refuse_nonfinite(value: Any, where: str) -> None:
 
 def dumps(findings: Sequence[Finding]) -> str:
     """The text of `findings.json`."""
-    return json.dumps(
-        {"schema": SCHEMA, "findings": [asdict(f) for f in findings]}, indent=2, allow_nan=False, ensure_ascii=False
-    )
+    return json_text({"schema": SCHEMA, "findings": [asdict(f) for f in findings]})
 
 
 def load(path: Path) -> list[Finding]:
-    """Findings of a run; raises ValueError for a schema this version does not know."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: findings schema {content.get('schema')!r}, this version reads {SCHEMA}")
-    return [Finding(**entry) for entry in content["findings"]]
+    """Findings of a run; raises ValueError for a schema that this version does not know, or values of wrong kinds."""
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"findings schema {found!r}, this version reads {SCHEMA}")
+    findings = [Finding(**entry) for entry in content["findings"]]
+    for finding in findings:
+        _check(asdict(finding))
+    return findings
+
+
+_TEXTS = ("measure", "question", "unit", "verdict", "reading")
+_MAPPINGS = ("n", "excluded", "control", "settings", "details")
+
+
+def _check(finding: Mapping[str, Any]) -> None:
+    """Raises ValueError where a value is of a kind that no finding has."""
+    wrong = [name for name in _TEXTS if not isinstance(finding[name], str)]
+    wrong += [name for name in _MAPPINGS if not isinstance(finding[name], dict)]
+    wrong += [name for name in ("value", "low", "high") if not _is_number(finding[name], or_none=True)]
+    if not _is_number(finding["level"]) or not 0 < finding["level"] < 1:
+        wrong.append("level")
+    if not (finding["reason"] is None or isinstance(finding["reason"], str)):
+        wrong.append("reason")
+    wrong += [name for name in ("n", "excluded") if not wrong and not all(map(_is_number, finding[name].values()))]
+    if wrong:
+        raise ValueError(f"finding {finding['measure']!r}: {wrong[0]} is of the wrong kind")
+
+
+def _is_number(value: Any, *, or_none: bool = False) -> bool:
+    return (or_none and value is None) or (isinstance(value, int | float) and not isinstance(value, bool))

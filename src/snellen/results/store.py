@@ -7,12 +7,14 @@ files appear whole (temporary file, fsync, rename) or not at all; a piece that f
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,11 +23,26 @@ import pyarrow as pa
 
 from snellen.errors import InputError
 from snellen.results import findings as findings_file
-from snellen.results.files import guarded, lock, read_schema, read_table, replacing, unlock, write_json, write_table
+from snellen.results.files import (
+    UNREADABLE,
+    brief,
+    json_text,
+    opened,
+    read_json,
+    read_schema,
+    read_table,
+    reading,
+    replacing,
+    write_json,
+    write_table,
+)
 from snellen.results.findings import Finding
+from snellen.results.folders import contents, lock, unlock
 
 SCHEMA = 1
 MADE_BY = "made by"  # the entry of a key that says which code and libraries its numbers come from
+DIGEST, FILES = "sha256", "files"  # in run.json: of the rest of it, and of the files beside it, by name
+_MEND = "run its command again in a new folder"
 
 
 def fingerprint(key: Mapping[str, Any]) -> str:
@@ -35,23 +52,40 @@ def fingerprint(key: Mapping[str, Any]) -> str:
 
 def read_run_json(folder: Path) -> dict[str, Any] | None:
     """What `run.json` says; None where nothing stands yet; InputError where something else stands."""
-    if not folder.exists():
+    names = contents(folder, mend="choose another --out")
+    if not names:
         return None
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file, not a run folder; choose another --out")
     file = folder / "run.json"
-    if not file.exists():
-        if all(_ours(entry.name) for entry in folder.iterdir()):
-            return None
+    if file.name not in names:
         raise InputError(f"{folder} is not empty and not a run (no run.json); choose another --out")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); remove the folder or choose another --out") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    with reading(file, mend="remove the folder or choose another --out"):
+        content = read_json(file)
         found = content.get("schema") if isinstance(content, dict) else None
-        raise InputError(f"{file}: schema {found!r}, this version of snellen reads {SCHEMA}; choose another --out")
-    return content
+        if found != SCHEMA:
+            raise InputError(f"{file}: schema {found!r}, this version of snellen reads {SCHEMA}; choose another --out")
+        _check(content)
+    return dict(content)
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    """The kinds of what everybody reads of it. Raises ValueError."""
+    for name in ("key", "settings", "identity", "text", "preflight", "chart", "environment", "progress", "timings"):
+        if not isinstance(content.get(name, {}), dict):
+            raise ValueError(f"{name} is no object")
+    if not isinstance(content.get("key", {}).get("made by", {}), dict):
+        raise ValueError("key.made by is no object")
+    documents = content.get("text", {}).get("documents", [])
+    if not isinstance(documents, list) or not all(isinstance(entry, dict) for entry in documents):
+        raise ValueError("text.documents is no list of objects")
+    own = content.get(DIGEST)
+    if own is not None and own != _digest_of(content):
+        raise ValueError("it is not what was written: its digest is another")
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a `run.json` without its own digest."""
+    plain = {name: value for name, value in content.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_other(folder: Path, content: Mapping[str, Any], key: Mapping[str, Any]) -> None:
@@ -91,10 +125,6 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:44]}… ({hashlib.sha256(text.encode()).hexdigest()[:6]})"
 
 
-def _ours(name: str) -> bool:
-    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
-
-
 class Writer:
     """A run being written: holds the folder's lock until it is closed.
 
@@ -109,8 +139,6 @@ class Writer:
         found = read_run_json(folder)
         if found is not None:
             refuse_other(folder, found, key)
-        with guarded(folder):
-            folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(folder)
         try:
             # Once more under the lock: another process may have begun or finished this very run meanwhile.
@@ -146,9 +174,8 @@ class Writer:
         self.close()
 
     def close(self) -> None:
-        if self._lock is not None:
-            unlock(self.folder, self._lock)
-            self._lock = None
+        unlock(self._lock)
+        self._lock = None
 
     def spend(self, what: str, began: float) -> None:
         """Add the time since `began` (`time.monotonic`) to the run's timings, over all its sessions."""
@@ -172,6 +199,8 @@ class Writer:
             write_table(self.folder / "tables" / f"{name}.parquet", table)
         with replacing(self.folder / "findings.json") as file:
             file.write(findings_file.dumps(findings).encode())
+        names = ["tokens.parquet", "findings.json", *(f"tables/{name}.parquet" for name in tables)]
+        self.content[FILES] = {name: _sha256(self.folder / name) for name in names}
         self.finished = True
         self._note()
         self._clear()
@@ -182,7 +211,8 @@ class Writer:
     def _note(self) -> None:
         done = len(self._windows) if self.finished else len(self.done)
         progress = {"windows": len(self._windows), "done": done, "finished": self.finished}
-        write_json(self.folder / "run.json", {**self.content, "progress": progress})
+        content = {**self.content, "progress": progress}
+        write_json(self.folder / "run.json", {**content, DIGEST: _digest_of(json.loads(json_text(content)))})
 
     def _piece(self, number: int) -> Path:
         return self.folder / "pieces" / f"{number:05d}.parquet"
@@ -190,9 +220,7 @@ class Writer:
     def _whole(self, number: int) -> bool:
         try:
             table = read_table(self._piece(number))
-        except FileNotFoundError:
-            return False
-        except (OSError, pa.ArrowException):  # cut short or garbled, by a power failure for one
+        except UNREADABLE:  # not there, or cut short or garbled, by a power failure for one
             return False
         return (
             table.num_rows == self._windows[number] and (table.schema.metadata or {}).get(b"snellen.run") == self._mark
@@ -219,27 +247,88 @@ class Run:
         missing = [name for name in ("findings.json", "tokens.parquet") if not (path / name).exists()]
         if missing:
             raise InputError(f"{path} lacks {' and '.join(missing)}; remove the folder and run its command again")
-        return cls(path, content)
+        run = cls(path, content)
+        run.verify()
+        return run
+
+    @property
+    def vouched(self) -> bool:
+        """Whether the folder says by its digests that it is as Snellen wrote it (older runs have none)."""
+        return DIGEST in self.content and FILES in self.content
+
+    def verify(self) -> None:
+        """InputError where a file is not the one that was written with this run."""
+        digests = self.content.get(FILES, {})
+        with reading(self.folder / "run.json", mend=_MEND):
+            pairs = [(self.folder / name, str(digest)) for name, digest in dict(digests).items()]
+        for path, digest in pairs:
+            with reading(path, mend=_MEND):
+                if _known_sha256(path, os.stat(path).st_mtime_ns, os.stat(path).st_size) != digest:
+                    raise ValueError("it is not what the run wrote: damaged, or changed since")
+
+    @contextlib.contextmanager
+    def understood(self) -> Iterator[None]:
+        """Around whatever makes sense of the run: what breaks in a folder of other making is said of the folder.
+
+        In one that its digests vouch for, an exception is a fault of ours, and stays what it is.
+        """
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            if self.vouched or isinstance(error, BrokenPipeError):
+                raise
+            raise InputError(
+                f"{self.folder} does not hold what a run of this version holds ({brief(error)}); {_MEND}"
+            ) from error
 
     @property
     def findings(self) -> list[Finding]:
-        return findings_file.load(self.folder / "findings.json")
+        path = self.folder / "findings.json"
+        with reading(path, mend=_MEND):
+            return findings_file.load(path)
 
     @property
     def tokens(self) -> pa.Table:
-        return read_table(self.folder / "tokens.parquet")
+        return self._table(self.folder / "tokens.parquet")
 
     def columns(self, *names: str) -> pa.Table:
         """Some columns of the tokens, without reading the others; those that are missing are left out."""
         path = self.folder / "tokens.parquet"
-        there = set(read_schema(path).names)
-        return read_table(path, [name for name in names if name in there])
+        with reading(path, mend=_MEND):
+            there = set(read_schema(path).names)
+        return self._table(path, [name for name in names if name in there])
 
     def table(self, name: str) -> pa.Table | None:
         path = self.folder / "tables" / f"{name}.parquet"
-        return read_table(path) if path.exists() else None
+        if path.exists():
+            return self._table(path)
+        if f"tables/{name}.parquet" in self.content.get(FILES, {}):
+            raise InputError(f"{path} is missing; {_MEND}")
+        return None
+
+    def _table(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        with reading(path, mend=_MEND):
+            table = read_table(path, columns)
+            table.validate(full=True)
+            return table
 
     @property
     def report(self) -> Path | None:
         path = self.folder / "report.html"
         return path if path.exists() else None
+
+
+def _sha256(path: Path) -> str:
+    found = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _known_sha256(path: Path, changed: int, size: int) -> str:
+    """A run is read several times for one report."""
+    return _sha256(path)

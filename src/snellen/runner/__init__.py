@@ -18,6 +18,7 @@ from snellen.lookahead.preflight import preflight
 from snellen.measures import registry
 from snellen.measures.base import Measure
 from snellen.models.load import Reading
+from snellen.models.sources import check_apart
 from snellen.request import Request
 from snellen.results.files import guarded
 from snellen.results.store import SCHEMA, Run, Writer, fingerprint, is_finished, read_run_json, refuse_other
@@ -152,6 +153,8 @@ def examine(
         found = read_run_json(Path(out))
         if found is not None:
             refuse_other(Path(out), found, key)
+    # Where it goes of itself is known later; were it here, it would be inside the model's folder as well.
+    check_apart(model, Path("runs", "-") if out is None else out, name="--out")
     began = time.monotonic()
     cuts: dict[Reading, Text] = {}
 
@@ -170,6 +173,7 @@ def examine(
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(subject)}-{fingerprint(key)}"
+    check_apart(model, folder, name="--out")
     content = content_of(subject, request, chosen, text)
     if not is_finished(folder, key):
         content["preflight"]["longest window"] = _check_longest(subject, request, text, tell)

@@ -24,7 +24,7 @@ from snellen.measures.base import Measure
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
 from snellen.models.body import context_of
 from snellen.request import Request, in_proportion
-from snellen.results.files import read_table, write_table
+from snellen.results.files import UNREADABLE, read_table, write_table
 from snellen.results.statistics import REFUSED_BELOW
 from snellen.runner import scoring
 from snellen.runner.decodings import endless, write
@@ -207,7 +207,7 @@ def _whole(path: Path, rows: int, mark: str) -> pa.Table | None:
     """The piece, where it is there, whole and of this run."""
     try:
         table = read_table(path)
-    except (OSError, pa.ArrowException):  # not there, or cut short by a power failure
+    except UNREADABLE:  # not there, or cut short by a power failure
         return None
     ours = (table.schema.metadata or {}).get(b"snellen.run") == mark.encode()
     return table if ours and table.num_rows == rows else None

@@ -25,7 +25,7 @@ from snellen.measures.base import Measure
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
 from snellen.models.body import device_of
 from snellen.request import Request, bytes_of
-from snellen.results.files import read_table, write_table
+from snellen.results.files import UNREADABLE, read_table, write_table
 from snellen.runner import scoring
 from snellen.runner.forks import Forks
 from snellen.runner.progress import Progress
@@ -191,7 +191,7 @@ def _whole(path: Path, rows: int, mark: str) -> pa.Table | None:
     """The piece, where it is there, whole and of this run."""
     try:
         table = read_table(path)
-    except (OSError, pa.ArrowException):  # not there, or cut short by a power failure
+    except UNREADABLE:  # not there, or cut short by a power failure
         return None
     ours = (table.schema.metadata or {}).get(b"snellen.run") == mark.encode()
     return table if ours and table.num_rows == rows else None

@@ -18,7 +18,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 import snellen
 from snellen.errors import InputError
-from snellen.results.files import write_json
+from snellen.models.sources import check_apart
+from snellen.results.files import UNREADABLE, read_json, reading, write_json
+from snellen.results.folders import contents, locked
 from snellen.training.data import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 RUN = "training.json"
 STATE = "stunting.pt"
 SCHEMA = 1
+_OTHER = "choose another output_dir"
 
 # Settings that change what comes out. Where, when and how much is saved, logged, held at a time is not among them.
 _DECISIVE = (
@@ -58,18 +61,53 @@ def claim(trainer: StuntingTrainer, folder: Path) -> None:
     key = _key(trainer)
     path = folder / RUN
     with trainer.args.main_process_first(desc="claiming the folder"):
-        if path.exists():
+        if begun(folder):
             _compare(path, key)
         elif trainer.is_world_process_zero():
-            if any(folder.glob("checkpoint-*")):
-                raise InputError(f"output_dir {str(folder)!r}: holds checkpoints of another trainer; choose another")
+            check_apart(trainer.model, folder, name="output_dir")
             content = {"schema": SCHEMA, "snellen": snellen.__version__, "key": key, "settings": trainer.args.own()}
-            try:
-                write_json(path, content)
-            except OSError as error:
-                raise InputError(
-                    f"output_dir {str(folder)!r}: {error.strerror}: choose a folder to write to"
-                ) from error
+            write_json(path, content)
+
+
+def begun(folder: Path) -> bool:
+    """Whether a training has begun in the folder; InputError where anything else stands there."""
+    names = contents(folder, mend=_OTHER)
+    if names and RUN not in names:
+        raise InputError(
+            f"output_dir {str(folder)!r}: is not empty and holds no training of ours (no {RUN}; there is "
+            f"{names[0]!r}); {_OTHER}"
+        )
+    return bool(names)
+
+
+def check_folder(folder: Path, source: str) -> None:
+    """What can be known of the folder before the model at `source` is read. Raises InputError as `claim`."""
+    begun(folder)
+    check_apart(source, folder, name="output_dir")
+
+
+@contextlib.contextmanager
+def held(trainer: StuntingTrainer, folder: Path) -> Iterator[None]:
+    """Nobody else writes into the folder meanwhile; the first of the processes holds it for all of them."""
+    begun(folder)  # what is not ours is not locked either
+    with locked(folder, mend=_OTHER) if trainer.is_world_process_zero() else contextlib.nullcontext():
+        yield
+
+
+def check_deploy(trainer: StuntingTrainer, folder: Path) -> None:
+    """Whether a model with its lookahead may be saved there: in the training's own folder, or in a new one.
+
+    Raises
+    ------
+    InputError
+        Something else stands there, which could be lost.
+    """
+    if folder.resolve() == Path(trainer.args.output_dir).resolve():
+        begun(folder)
+    elif names := contents(folder, mend="name a new one"):
+        raise InputError(f"folder {str(folder)!r}: is not empty (there is {names[0]!r}); name a new one")
+    else:
+        check_apart(trainer.model, folder, name="folder")
 
 
 def last_good(folder: Path, *, tidy: bool) -> str | None:
@@ -89,10 +127,10 @@ _STEP = re.compile(r"checkpoint-(\d+)")
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end: transformers writes the trainer's state last."""
     try:
-        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        state = read_json(checkpoint / TRAINER_STATE_NAME)
+        return bool(state["global_step"] == int(checkpoint.name.rpartition("-")[2]))
+    except UNREADABLE:
         return False
-    return bool(state.get("global_step") == int(checkpoint.name.rpartition("-")[2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +145,13 @@ class Finished:
 
 def finished(folder: Path, checkpoint: str | None) -> Finished | None:
     """Whether the run in `folder`, whose last good checkpoint is given, has come to its end; None: it has not."""
-    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    done = content.get("finished")
+    with reading(folder / RUN, mend=_OTHER):
+        done = read_json(folder / RUN).get("finished")
+        if done is not None:
+            loss = math.nan if done["training_loss"] is None else float(done["training_loss"])
+            done = {"steps": int(done["steps"]), "loss": loss}
     if done is not None and any(folder.glob("*.safetensors")):
-        loss = math.nan if done["training_loss"] is None else done["training_loss"]
-        return Finished(folder=folder, checkpoint=checkpoint, steps=done["steps"], loss=loss)
+        return Finished(folder=folder, checkpoint=checkpoint, steps=done["steps"], loss=done["loss"])
     if checkpoint is None:
         return None
     state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
@@ -124,7 +164,7 @@ def finished(folder: Path, checkpoint: str | None) -> Finished | None:
 
 def finish(folder: Path, steps: int, loss: float) -> None:
     """Write down that the run is complete, after its model was written."""
-    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    content = read_json(folder / RUN)
     content["finished"] = {"steps": steps, "training_loss": loss if math.isfinite(loss) else None}
     write_json(folder / RUN, content)
 
@@ -192,10 +232,8 @@ def _key(trainer: StuntingTrainer) -> dict[str, Any]:
 
 
 def _compare(path: Path, key: Mapping[str, Any]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: is damaged; choose another output_dir") from error
+    with reading(path, mend=_OTHER):
+        before = dict(read_json(path)["key"])
     now = json.loads(json.dumps(key))
     other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if other:

@@ -16,6 +16,7 @@ from snellen.models.load import load_model, read_config, read_tokenizer
 from snellen.models.quiet import quiet
 from snellen.models.sources import check_files, resolve
 from snellen.texts.read import Document, read_documents
+from snellen.training.checkpoints import check_folder
 from snellen.training.config import StuntingConfig
 from snellen.training.foreign import asked_for
 from snellen.training.settings import ModelSettings, TrainingSettings
@@ -37,6 +38,7 @@ def trainer_for(
         The model fails the preflight.
     """
     config = StuntingConfig(**{**settings.config, **overrides})
+    check_folder(Path(config.output_dir), settings.model.source)
     if not settings.data.train:
         raise InputError("data.train: name the texts to train on")
     train = _texts(settings.data.train, settings.data.field)

@@ -137,7 +137,11 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             The loss or the gradient is no longer a number.
         """
         folder = Path(self.args.output_dir)
-        checkpoints.claim(self, folder)
+        with checkpoints.held(self, folder):
+            checkpoints.claim(self, folder)
+            return self._trained(folder, resume_from_checkpoint, **further)
+
+    def _trained(self, folder: Path, resume_from_checkpoint: Any, **further: Any) -> Any:
         if resume_from_checkpoint is None or resume_from_checkpoint is True:
             with self.args.main_process_first(desc="looking for checkpoints"):
                 resume_from_checkpoint = checkpoints.last_good(folder, tidy=self.is_world_process_zero())
@@ -201,6 +205,9 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         """
         if self._held_out is None:
             raise InputError("save_amplified: the lookahead is fitted on held-out text; give eval_dataset")
+        where = Path(self.args.output_dir if folder is None else folder)
+        if self.is_world_process_zero():
+            checkpoints.check_deploy(self, where)
         amplifier = self.args.amplifier or Beam()
         model = self.accelerator.unwrap_model(self.model)
         found = None
@@ -210,7 +217,6 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
                     self._held_out, model, horizon=amplifier.horizon, tokens=tokens,
                     tokenizer=self.processing_class, bos=self._bos,
                 )  # fmt: skip
-                where = Path(self.args.output_dir if folder is None else folder)
                 with checkpoints.writing(where, what="model and lookahead"), quiet():
                     found = save_amplified(
                         model, self.processing_class, where, amplifier, text, seed=self.args.seed,

@@ -14,6 +14,7 @@ from snellen.lookahead.evolution.fitness import Individual
 from snellen.lookahead.evolution.frame import Body, Frame
 from snellen.models.identity import Identity
 from snellen.models.masked import MaskedModel
+from snellen.results.files import json_text, replacing
 
 SCHEMA = 1
 
@@ -72,14 +73,8 @@ class Evolved:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all."""
-        path = Path(path)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise InputError(f"out {str(path)!r}: cannot be written: {error.strerror}") from error
+        with replacing(Path(path)) as file:
+            file.write((json_text(self.as_dict(), indent=1) + "\n").encode())
 
 
 def text_of(model: MaskedModel, frame: Frame, body: Body) -> str:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from snellen.errors import InputError, Refused
 from snellen.models.bundled import pocket_folder
 from snellen.results.files import write_json
+from snellen.results.folders import alone
 from snellen.studies import pool
 from snellen.studies.mesa import keeping, text
 from snellen.studies.mesa.judging import as_predictor, held_out, judge, references
@@ -69,6 +70,7 @@ class Results:
     tuning: Sequence[Result]
 
 
+@alone(ours=keeping.is_ours, what="does not hold results of this study alone")
 def experiment(
     folder: Path,
     *,

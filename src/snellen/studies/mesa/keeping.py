@@ -23,7 +23,7 @@ from typing import Any
 from snellen.architectures import MesaForCausalLM, MesaForPrediction
 from snellen.errors import InputError
 from snellen.models.quiet import quiet
-from snellen.results.files import guarded, write_json
+from snellen.results.files import UNREADABLE, guarded, read_json, write_json
 from snellen.results.provenance import code_hash, versions
 from snellen.studies.mesa import tasks, text, training
 from snellen.studies.mesa.tasks import TEXT, setup
@@ -54,6 +54,11 @@ def measuring_key(trained: str, *settings: Any) -> str:
     return _hash("measuring", code_hash(STUDY), versions(), trained, *settings)
 
 
+def is_ours(name: str) -> bool:
+    """Whether a file or folder of this name is one of the study's, in the folder of its results."""
+    return name in ("tuning", "trained", "measured") or (name.startswith("tokens-") and name.endswith(".npy"))
+
+
 def tuning_file(folder: Path, task: str, name: str, rate: float) -> Path:
     return folder / "tuning" / f"{task}-{name}-{rate:g}.json"
 
@@ -69,11 +74,11 @@ def trained_folder(folder: Path, task: str, name: str, seed: int) -> Path:
 def read(path: Path) -> Result | None:
     """A result, or None where there is none. Raises `InputError` where the file is none of this study's."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         content["key"]
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: is no result of this study; choose another folder") from error
     found: Result = content
     return found

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from snellen.errors import InputError
-from snellen.results.files import write_json
+from snellen.results.files import UNREADABLE, read_json, write_json
+from snellen.results.folders import alone
 from snellen.results.provenance import code_hash, versions
 from snellen.studies import pool
 from snellen.studies.names import named, slug
@@ -36,6 +37,7 @@ class Job:
     seed: int
 
 
+@alone(ours=lambda name: name.endswith(".json"), what="does not hold results of this study alone")
 def experiment(
     folder: Path,
     *,
@@ -56,10 +58,6 @@ def experiment(
         raise InputError(f"seeds = {seeds!r}: must be a whole number of at least 1")
     names = named("only", only or NAMES, NAMES, "variant")
     plan = plan or Plan()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"out {str(folder)!r}: {error.strerror}: choose a folder to write to") from error
     wanted = [Job(name=name, seed=seed) for seed in range(seeds) for name in NAMES if name in names]
     found = {(r["variant"], r["seed"]): r for r in _read(folder, plan)}
     missing = [job for job in wanted if (job.name, job.seed) not in found]
@@ -88,9 +86,9 @@ def _read(folder: Path, plan: Plan) -> list[Result]:
     results = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = read_json(path)
             key, name = result["key"], result["variant"]
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: is no result of this experiment; choose another folder") from error
         if key != _key(name, plan):
             raise InputError(f"{path}: was made with other settings, code or libraries; choose another folder")
