@@ -105,7 +105,7 @@ def test_what_is_wrong_is_one_line_and_exit_2(arguments, said, capsys, tmp_path,
      ("exam empty", "no config.json"), ("exam --out good.txt", "is a file"), ("exam --out empty/../full", "not a run"),
      ("exam --out good.txt/below/run", "name another place"), ("exam --out other --width 3", "holds a run with other"),
      ("convert ./nowhere new", "no such folder"), ("convert pocket full", "not empty"),
-     ("organisms --out good.txt/below", "name another place"), ("generate --prompt \udc80", "surrogate"),
+     ("organisms --out good.txt/below", "make it first"), ("generate --prompt \udc80", "surrogate"),
      ("evolve --prompt \udc80", "surrogate")],
 )  # fmt: skip
 def test_what_needs_no_model_is_said_before_torch_is_imported(arguments, said, tmp_path):

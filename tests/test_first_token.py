@@ -12,6 +12,7 @@ from snellen.measures.generations import Decoding, Writing
 from snellen.request import Request
 from snellen.runner import reading
 from snellen.runner.generating import cut_prompts
+from snellen.runner.progress import Silent
 from snellen.runner.work import cut
 from snellen.texts.read import Document
 from snellen.training.data import rows_of
@@ -45,14 +46,9 @@ def test_an_exam_reads_it_once(subject, tmp_path):
     texts = [Document("with", "<s>" + WORDS[:150]), *(Document(f"{n}", WORDS[40 * n :][:400]) for n in range(1, 10))]
     told = []
 
-    class Told:
+    class Told(Silent):
         def say(self, line):
             told.append(line)
-
-        def windows(self, *_):
-            pass
-
-        within = windows
 
     from tests.tiny import MeanMeasure
 
@@ -77,7 +73,9 @@ def test_an_exam_reads_it_once(subject, tmp_path):
 def test_without_a_first_token_in_front_the_text_has_its_own(folder):
     bare = snellen.load(folder, bos=False)
     text = "<s>" + WORDS[:900]
-    found = cut([Document(f"d{n}", text) for n in range(9)], bare, Request(width=2, horizon=2, window=60, context=8))
+    found = cut(
+        [Document(f"d{n}", text) for n in range(9)], bare.reading, Request(width=2, horizon=2, window=60, context=8)
+    )
     ids, _ = expected(bare, text)
     assert found.encoded[0].ids.tolist() == ids
     assert found.windows[0].ids.tolist() == ids[: len(found.windows[0].ids)]
@@ -86,7 +84,7 @@ def test_without_a_first_token_in_front_the_text_has_its_own(folder):
 
 def test_prompts_and_passages_of_measures(subject):
     texts = [Document(f"{n}", "<s>" + WORDS[7 * n : 7 * n + 900]) for n in range(9)]
-    text = cut(texts, subject, Request(width=2, horizon=2, window=60, context=8))
+    text = cut(texts, subject.reading, Request(width=2, horizon=2, window=60, context=8))
     bos = subject.identity.bos.token_id
     prompts = cut_prompts(
         text, Writing(prompts=5000, prompt_tokens=8, new_tokens=4, decodings=(Decoding(kind="greedy"),)), subject

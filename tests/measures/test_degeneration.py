@@ -302,7 +302,7 @@ def test_prompts_lie_evenly_and_never_overlap(subject: snellen.Subject) -> None:
     from snellen.runner.work import cut, read
 
     human = letters.texts(P, number=5, length=400)
-    text = cut(read(human, None), subject, Request(window=64, context=8))
+    text = cut(read(human, None), subject.reading, Request(window=64, context=8))
     writing = Writing(prompts=20, prompt_tokens=6, new_tokens=12, decodings=(Decoding(kind="pure"),))
     found = generating.cut_prompts(text, writing, subject)
     assert np.bincount(found.document).tolist() == [4] * 5

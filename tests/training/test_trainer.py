@@ -53,7 +53,7 @@ def test_eight_micro_batches_are_one_batch_of_eight(tmp_path, method):
     many = trained(tmp_path / "many", method, per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     before = {name: tensor.detach() for name, tensor in model().named_parameters()}
     assert moved(before, weights(one)) > 1e-2
-    assert_close(weights(one), weights(many), 1e-5)
+    assert_close(weights(one), weights(many), 2e-5)  # float32, on whatever processor
 
 
 @pytest.mark.parametrize("method", STUNTING)

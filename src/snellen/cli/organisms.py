@@ -65,14 +65,10 @@ def examine_organisms(
     """
     check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
-    from snellen.cli.beforehand import check_place
 
     if listed:
         show_names()
         return
-    for path, name in ((out, "out"), (picture, "picture")):
-        if path is not None:
-            check_place(path, name)
     console = Watching(quiet=quiet)
     cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")

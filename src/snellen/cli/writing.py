@@ -15,7 +15,7 @@ from transformers import StoppingCriteriaList
 from snellen.cli.terminal import written
 from snellen.errors import InputError
 from snellen.lookahead.decoding import Generated, Step, generate
-from snellen.lookahead.generation_config import aside, held, only_ids
+from snellen.lookahead.generation_config import aside, config_of, held, only_ids
 from snellen.lookahead.plans import check_ids, check_room
 from snellen.lookahead.power_sampling import power_sample
 from snellen.lookahead.preflight import writing_engine_for
@@ -57,7 +57,7 @@ class Job:
     def ends(self) -> list[int]:
         """Tokens that end a text, of those that the model can write."""
         model = self.subject.model
-        given = [model.generation_config.eos_token_id, self.subject.tokenizer.eos_token_id]
+        given = [config_of(model).eos_token_id, self.subject.tokenizer.eos_token_id]
         ids = [token for one in given for token in (one if isinstance(one, list) else [one]) if token is not None]
         predicted = logit_columns(model)
         return [token for token in dict.fromkeys(ids) if 0 <= token < predicted]

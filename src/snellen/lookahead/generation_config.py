@@ -41,15 +41,17 @@ _INERT = frozenset({
 _OTHERS: Mapping[str, Any] = {"num_beam_groups": 1, "diversity_penalty": 0.0, "guidance_scale": 1.0}
 
 
+def config_of(model: PreTrainedModel) -> GenerationConfig:
+    """A model's own; an empty one where it has none, as those that transformers does not let generate."""
+    return getattr(model, "generation_config", None) or GenerationConfig()
+
+
 def held(model: PreTrainedModel) -> dict[str, Any]:
     """The settings in a model's generation config that would change what is written."""
-    config = model.generation_config
-    if config is None:
-        return {}
     nothing = {**SAMPLING, **SCORES, **BEAMS, **_OTHERS}
     return {
         name: value
-        for name, value in config.to_dict().items()
+        for name, value in config_of(model).to_dict().items()
         if not name.startswith("_")
         and name not in _INERT
         and value not in (None, False, [], {})
@@ -59,8 +61,7 @@ def held(model: PreTrainedModel) -> dict[str, Any]:
 
 def only_ids(model: PreTrainedModel, **more: Any) -> GenerationConfig:
     """A generation config with the model's special tokens and what is given."""
-    own = model.generation_config
-    ids = {} if own is None else {name: getattr(own, name, None) for name in _IDS}
+    ids = {name: getattr(config_of(model), name, None) for name in _IDS}
     return GenerationConfig(**{**ids, **more})
 
 

@@ -25,6 +25,7 @@ from transformers.generation import EosTokenCriteria
 
 from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
+from snellen.lookahead.generation_config import config_of
 from snellen.lookahead.stop_texts import StopText
 from snellen.models.body import context_of, device_of, embedding_rows, logit_columns
 
@@ -107,7 +108,7 @@ def direct_plan(
     if unknown := sorted(options.keys() - known):
         raise InputError(f"option {unknown[0]!r}: not known; there are attention_mask, {', '.join(sorted(known))}")
     sampling = Sampling(**options)
-    config = model.generation_config
+    config = config_of(model)
     eos = _ids(config.eos_token_id if sampling.eos_token_id == "model" else sampling.eos_token_id)
     ids, texts = _stops(stop)
     ends = [*dict.fromkeys([*eos, *ids])]
@@ -203,7 +204,7 @@ def inferred_mask(
     if bool(real.all()):
         return None
     mend = "give attention_mask, 1 where there is text"
-    first = [*_ids(model.generation_config.bos_token_id), *_ids(getattr(model.config, "bos_token_id", None))]
+    first = [*_ids(config_of(model).bos_token_id), *_ids(getattr(model.config, "bos_token_id", None))]
     if pad in first:
         # The longest prompt of a batch is not padded: one in front of every row is its first token.
         leading = (~real).int().cumprod(1).sum(1)
@@ -220,7 +221,7 @@ def inferred_mask(
 
 def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) -> None:
     """Raises InputError for texts that are padded (see `inferred_mask`), where no mask could say so."""
-    config = model.generation_config
+    config = config_of(model)
     mask = inferred_mask(input_ids, _ids(config.pad_token_id), ends=_ids(config.eos_token_id), model=model)
     if mask is not None:
         row = int((mask == 0).any(1).nonzero()[0])
