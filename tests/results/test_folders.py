@@ -122,7 +122,11 @@ def test_json_of_names_that_are_no_text(tmp_path):
 
 def test_one_lock_for_a_folder_made_and_taken_away(tmp_path):
     folder = tmp_path / "a" / "b"
-    with locked(folder), pytest.raises(InputError, match=f"written by process {os.getpid()}; wait for it"), locked(folder):
+    with (
+        locked(folder),
+        pytest.raises(InputError, match=f"written by process {os.getpid()}; wait for it"),
+        locked(folder),
+    ):
         pass
     assert not folder.exists()  # nothing was written
     with locked(folder):
