@@ -183,7 +183,8 @@ def test_what_the_file_system_refuses_is_one_line_and_2(monkeypatch, capsys, num
 
 @pytest.mark.parametrize(
     ("error", "code", "said"),
-    [(MemoryError(), 2, "out of memory"), (OSError("disk full"), 1, "fault"), (ConnectionResetError(104, "x"), 1, "fault"),
+    [(MemoryError(), 2, "out of memory"), (OSError("disk full"), 1, "fault"),
+     (ConnectionResetError(104, "x"), 1, "fault"),
      (RecursionError(), 1, "fault"), (BrokenPipeError(32, "of a pool"), 1, "fault"), (InputError("x"), 2, "snellen: x"),
      (KeyboardInterrupt(), 130, "interrupted")],
 )  # fmt: skip

@@ -47,7 +47,8 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["weights.bin", "../other/model.safetensors", "/etc/x.safetensors", 3, "a/../../x.safetensors",
+@pytest.mark.parametrize("name", ["weights.bin", "../other/model.safetensors", "/etc/x.safetensors", 3,
+                                  "a/../../x.safetensors",
                                   "none.safetensors", "..\\x.safetensors", "fifo.safetensors"])  # fmt: skip
 def test_an_index_names_safetensors_of_its_own_folder_alone(tmp_path, name):
     folder = sharded(tmp_path / "m")
@@ -110,7 +111,7 @@ def test_an_index_of_the_hub_is_looked_at_before_the_weights(tmp_path, monkeypat
     place = Place(source="a/b", kind="hub", location="a/b", revision="0" * 40)
     check_remote_weights(place, gpt2().config)
     rename(snapshot, "weights.bin")
-    with pytest.raises(InputError, match="'weights.bin' for weights, which is no safetensors file"):
+    with pytest.raises(InputError, match=r"'weights\.bin' for weights, which is no safetensors file"):
         check_remote_weights(place, gpt2().config)
 
 
