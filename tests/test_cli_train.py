@@ -218,3 +218,31 @@ def test_an_interrupted_training_goes_on(settings, tmp_path):
     assert "interrupted" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_no_folder_of_others_is_written_to(settings, tmp_path, capsys):
+    """Its own model's above all: the weights would be gone."""
+    model = tmp_path / "model"
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "letter.txt").write_text("dear")
+    before = {path: path.read_bytes() for folder in (model, tmp_path / "letters") for path in folder.iterdir()}
+    wrong = {
+        model: "is not empty and holds no training of ours", tmp_path / "letters": "there is 'letter.txt'",
+        model / "run": "lies inside", tmp_path: "is not empty", settings: "is a file", settings / "below": "a file",
+    }  # fmt: skip
+    for folder, said in wrong.items():
+        assert main(["train", str(settings), "--set", f"training.output_dir={folder}"]) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert said in line, line
+        assert "choose another output_dir" in line
+    now = {path: path.read_bytes() for folder in (model, tmp_path / "letters") for path in folder.iterdir()}
+    assert now == before
+
+
+def test_two_trainings_do_not_write_into_one_folder(settings, tmp_path, capsys):
+    from snellen.results.folders import locked
+
+    with locked(tmp_path / "run"):
+        assert main(["train", str(settings)]) == 2
+        assert "is being written by process" in capsys.readouterr().err.splitlines()[-1]
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]

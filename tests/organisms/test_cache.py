@@ -75,7 +75,7 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(trained, tmp_path,
     monkeypatch.setenv("SNELLEN_CACHE", str(tmp_path / "file"))
     said = []
     assert len(cache.raised(TINY, 0, said.append)) == 2
-    assert "cannot be written" in said[0]
+    assert "cannot write" in said[0]
     assert "is not kept" in said[0]
 
 

@@ -44,8 +44,8 @@ def paths(folder: Path) -> list[str]:
 
 def damage(path: Path, dice: random.Random) -> str:
     content = bytearray(path.read_bytes())
-    how = dice.choice(["cut", "empty", "garbage", "nul", "flip", "flip", "flip", "deep", "utf", "gone", "folder", "fifo",
-                       "append", "other", "digit", "device", "unreadable link"])  # fmt: skip
+    how = dice.choice(["cut", "empty", "garbage", "nul", "flip", "flip", "flip", "deep", "utf", "gone", "folder",
+                       "fifo", "append", "other", "digit", "device", "unreadable link"])  # fmt: skip
     if how == "cut":
         path.write_bytes(content[: dice.randrange(len(content))])
     elif how == "empty":
@@ -92,14 +92,12 @@ def test_no_damage_is_a_traceback_or_another_number(whole, truth, tmp_path):
         shutil.copytree(whole, folder)
         name = dice.choice(paths(folder))
         how = damage(folder / name, dice)
+        line = found = None
         try:
             found = read(folder, whole)
         except InputError as error:
-            said[how] = str(error)
-            assert str(folder) in str(error), (seed, name, how)
-            assert "\n" not in str(error)
-        else:
-            assert found == truth, (seed, name, how)
+            line = said[how] = str(error)
+        assert found == truth if line is None else str(folder) in line and "\n" not in line, (seed, name, how)
         shutil.rmtree(folder)
     assert len(said) >= 14
 
@@ -112,7 +110,8 @@ FOREIGN = {
     ],
     "findings.json": [
         {}, [], {"schema": 1}, {"schema": 1, "findings": 3}, {"schema": 1, "findings": [3]},
-        *({"value": value} for value in ("a", [1], True, {"x": 1}, 1e999)), {"level": "x"}, {"level": 2.0}, {"level": None},
+        *({"value": value} for value in ("a", [1], True, {"x": 1}, 1e999)), {"level": "x"}, {"level": 2.0},
+        {"level": None},
         {"n": 3}, {"n": {"units": "x"}}, {"unit": None}, {"details": [1]}, {"reason": 4}, {"further": 1}, {"low": "x"},
         {"verdict": {"a": 1}}, {"settings": "x"},
     ],
@@ -144,8 +143,8 @@ def test_a_folder_of_other_making_is_one_line(whole, truth, tmp_path, capsys, na
 
 
 COLUMNS = {
-    "start": pa.array(["x"]), "end": pa.array([2**62]), "log_prob": pa.array([float("nan")]), "document": pa.array([-1]),
-    "piece": pa.array([3]), "unit": pa.array([None], pa.int32()), "token": pa.array([0.5]),
+    "start": pa.array(["x"]), "end": pa.array([2**62]), "log_prob": pa.array([float("nan")]),
+    "document": pa.array([-1]), "piece": pa.array([3]), "unit": pa.array([None], pa.int32()), "token": pa.array([0.5]),
 }  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_a_record_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("SNELLEN_CACHE", str(tmp_path / "file"))
     said = []
     assert self_test(tell=said.append).passed
-    assert "cannot be written" in said[-1]
+    assert "cannot write" in said[-1]
 
 
 @pytest.mark.usefixtures("_quick")

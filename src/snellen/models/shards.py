@@ -6,11 +6,12 @@ transformers reads a sharded model by its index, and takes whatever file that na
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path, PurePosixPath
 
 from snellen.errors import InputError
-from snellen.results.files import opened, read_json, reading
+from snellen.results.files import UNREADABLE, opened, read_bytes, read_json, reading
 
 WEIGHTS = "model.safetensors"
 INDEX_ENDS = ".safetensors.index.json"
@@ -37,7 +38,6 @@ def check_weight_files(folder: Path, source: str) -> None:
     indices = [folder / INDEX] if (folder / INDEX).exists() else []
     named = _of_config(folder, source)
     if named is not None:
-        check_name(named, "config.json", source, ends=(".safetensors", INDEX_ENDS))
         path = _inside(folder, named, "config.json", source)
         if named.endswith(INDEX_ENDS):
             indices.append(path)
@@ -80,12 +80,13 @@ def _of_config(folder: Path, source: str) -> str | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    with reading(path, mend=_MEND):
-        content = read_json(path)
-        named = content.get("transformers_weights")
-        if not (named is None or isinstance(named, str)):
-            raise ValueError("transformers_weights is no name")
-    return named
+    try:
+        named = json.loads(read_bytes(path))["transformers_weights"]
+    except InputError:
+        raise
+    except UNREADABLE:  # none is named, or transformers will say what is wrong with the file
+        return None
+    return None if named is None else check_name(named, path.name, source, ends=(".safetensors", INDEX_ENDS))
 
 
 def _inside(folder: Path, name: str, by: str, source: str) -> Path:

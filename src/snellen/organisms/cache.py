@@ -39,7 +39,7 @@ def raised(organism: Organism, seed: int, tell: Tell = lambda line: None) -> lis
     try:
         write(path, _bytes(moments))
     except InputError as error:
-        tell(f"{error}: {organism.name} is not kept")
+        tell(f"{organism.name} is not kept: {error}")
     return moments
 
 

@@ -31,7 +31,7 @@ def place() -> Path:
 
 
 def keep(content: Mapping[str, Any]) -> Path:
-    """File the result of a whole self-test of this code. Raises OSError."""
+    """File the result of a whole self-test of this code. Raises InputError."""
     path = place()
     text = json.dumps({"schema": SCHEMA, "code": code_hash(), **content}, indent=1, ensure_ascii=False, allow_nan=False)
     write(path, text.encode())

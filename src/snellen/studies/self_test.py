@@ -101,8 +101,8 @@ def self_test(
     if complete:
         try:
             chart.keep(outcome.as_dict())
-        except OSError as error:
-            tell(f"{chart.place()} cannot be written ({error.strerror}): reports will say that nothing was examined")
+        except InputError as error:
+            tell(f"the outcome is not kept ({error}): reports will say that nothing was examined")
     return outcome
 
 
