@@ -85,8 +85,8 @@ def explained(
         wrong.append((target - found) ** 2)
         spread.append((target - plain) ** 2)
     grouped = replace(sample, unit=pair)
-    found = grouped.ratios(np.stack(wrong, axis=1), np.stack(spread, axis=1), less_from=1.0)
-    return [one.within(-np.inf, 1) for one in found]
+    layers = grouped.ratios(np.stack(wrong, axis=1), np.stack(spread, axis=1), less_from=1.0)
+    return [one.within(-np.inf, 1) for one in layers]
 
 
 def table(found: dict[tuple[str, str], list[Estimate]]) -> pa.Table:
