@@ -221,6 +221,20 @@ def test_compare_prints_a_table_and_json(tmp_path, capsys):
     assert {"name", "unit", "first", "second", "difference"} <= content["rows"][0].keys()
 
 
+def test_compare_says_why_tokens_of_two_tokenizers_have_no_difference(tmp_path, capsys):
+    from tests.results.test_compare import letters, run
+
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", spans=letters)
+    assert main(["compare", str(first), str(second)]) == 0
+    shown = capsys.readouterr().out
+    assert "lookahead-gain: the tokenizers differ: a token is another piece of text for each" in shown
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    gain = json.loads(capsys.readouterr().out)["rows"][0]
+    assert gain["first"]["value"] == 0.01
+    assert gain["difference"]["value"] is None
+    assert "different characters" in gain["difference"]["reason"]
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     from tests.results.test_compare import run
 

@@ -152,3 +152,12 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     assert main(["sweep", "stunting", "--out", str(tmp_path)]) == 2
     assert "is no result of this experiment" in capsys.readouterr().err
+
+
+def test_a_mean_of_shares_ends_at_one():
+    from snellen.studies.stunting.tables import Mean
+
+    found = Mean.of([0.9, 1.0, 1.0])
+    assert found.high > 1
+    assert found.within(0, 1).high == 1
+    assert Mean.of([0.9, 1.0]).within(0, 1).low is None

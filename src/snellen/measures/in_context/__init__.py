@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 from snellen.errors import InputError, Refused
 from snellen.measures.base import Measure, Measured, Scored
 from snellen.measures.in_context import wording
-from snellen.measures.in_context.estimates import Sample
 from snellen.measures.in_context.few_shot import TOLD_APART, FewShot, of_answers
 from snellen.measures.in_context.lines import XS, Lines, Spelling, passages
 from snellen.measures.in_context.stretches import Stretches, Unfit
@@ -23,6 +22,7 @@ from snellen.measures.in_context.texts import HALF, OfText, of_text
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
 from snellen.request import in_proportion
 from snellen.results.findings import Finding
+from snellen.results.samples import Sample
 from snellen.results.statistics import REFUSED_BELOW
 
 LEFT_OUT = "left out by the settings"
@@ -138,7 +138,7 @@ class InContext(Measure):
         )
 
     def _of_text(self, cut: Stretches, found: Sequence[Reading], seed: int) -> OfText:
-        sample = Sample.of_texts(cut.document, number=self.resamples, level=self.level, seed=seed)
+        sample = Sample.of_texts(cut.document, "stretches", number=self.resamples, level=self.level, seed=seed)
         return of_text(cut, found, positions=self.positions, sample=sample)
 
     def _of_lines(self, lines: Lines, found: Sequence[Reading], seed: int) -> FewShot:
