@@ -12,7 +12,7 @@ from snellen.studies.stunting import raising
 from snellen.training import StuntingTrainer, monitor, projection
 
 # called by us alone
-OURS = ("_as_it_ended", "_read", "_broken", "_loss_of", "_preflight", "_as_rows", "close", "save_amplified")
+OURS = ("_as_it_ended", "_read", "_broken", "_loss_of", "_preflight", "_as_rows", "_trained", "close", "save_amplified")
 
 
 def parameters(function: Any) -> list[inspect.Parameter]:
