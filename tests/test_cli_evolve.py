@@ -77,6 +77,7 @@ def test_a_population_is_replaced_where_one_says_so_or_goes_on_from_it(folder, c
     out = tmp_path / "population.json"
     assert main(["evolve", folder, *FAST, "--out", str(out)]) == 0
     before = out.read_bytes()
+    capsys.readouterr()
     monkeypatch.setattr("snellen.models.masked.load_masked", lambda *_, **__: pytest.fail("the model was loaded"))
     (tmp_path / "other.json").write_text("{}")
     _one_line(["evolve", folder, *FAST, "--out", str(out)], "is there already", capsys)
