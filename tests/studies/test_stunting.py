@@ -150,3 +150,17 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "x.json").write_text("{}")
     assert main(["sweep", "stunting", "--out", str(tmp_path)]) == 2
     assert "is no result of this experiment" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("study", ["stunting", "mesa"])
+def test_a_sweep_writes_into_no_folder_of_others_and_alone(tmp_path, capsys, study):
+    from snellen.cli import main
+    from snellen.results.folders import locked
+
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(["sweep", study, "--out", str(tmp_path)]) == 2
+    assert "there is 'letter.txt'" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    with locked(tmp_path / "a"):
+        assert main(["sweep", study, "--out", str(tmp_path / "a")]) == 2
+    assert "is being written by process" in capsys.readouterr().err.splitlines()[-1]

@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from snellen.errors import InputError
 from snellen.results.files import UNREADABLE, opened, read_bytes, read_json, reading
 
-WEIGHTS = "model.safetensors"
 INDEX_ENDS = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDS}"
 ADAPTER = "adapter_config.json"
@@ -26,9 +25,9 @@ def check_weight_files(folder: Path, source: str) -> None:
     Raises
     ------
     InputError
-        Its index or its configuration names a file that is no safetensors file, lies elsewhere or is missing; a file
-        of weights is a link to elsewhere (the hub's cache apart, whose files are links to its blobs), or no file; or
-        an adapter lies beside the model, which would be put into it.
+        Its index or its configuration names a file that is no safetensors file, is missing, or lies elsewhere, also
+        behind a link (the hub's cache apart, whose files are links to its blobs); or an adapter lies beside the model,
+        which would be put into it. (`model.safetensors`, which nothing names, may be a link: who made it is the user.)
     """
     if (folder / ADAPTER).is_file() and (folder / "config.json").is_file():
         raise InputError(
@@ -41,10 +40,7 @@ def check_weight_files(folder: Path, source: str) -> None:
         path = _inside(folder, named, "config.json", source)
         if named.endswith(INDEX_ENDS):
             indices.append(path)
-    if (folder / WEIGHTS).exists() or (folder / WEIGHTS).is_symlink():
-        _inside(folder, WEIGHTS, "the folder", source)
     for index in indices:
-        _inside(folder, index.relative_to(folder).as_posix(), "the folder", source)
         for name in shards(index, source):
             _inside(folder, name, index.name, source)
 
