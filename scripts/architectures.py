@@ -35,7 +35,7 @@ def row(name: str) -> str:
         worst = max(worst, float((beams.log_probs[0, position].sum(-1) - scores).abs().max()))
     numbers = [
         f"{found.checks[c].value:.0e}" if c in found.checks else "—"
-        for c in ("causality", "forward identity", "rollouts")
+        for c in ("causality", "cache", "forward identity", "rollouts")
     ]
     power = "—" if found.power is None else f"{found.power:.2f}"
     cells = [name, found.engine, f"{found.floor:.0e}", *numbers, power, f"{same} of {len(positions)}", f"{worst:.0e}"]
@@ -45,7 +45,7 @@ def row(name: str) -> str:
 def main() -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    head = ["architecture", "engine", "floor", "causality", "forward identity", "rollouts", "power"]
+    head = ["architecture", "engine", "floor", "causality", "cache", "forward identity", "rollouts", "power"]
     head += ["same beams as generate", "summed log-probabilities"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head), *map(row, CONFIGS)]
     note = f"Tiny random models, {LENGTH} tokens, W = D = {WIDTH}; in nats; transformers {transformers.__version__}."

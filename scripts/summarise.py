@@ -1,4 +1,7 @@
-"""Finished runs as a Markdown table: python scripts/summarise.py RUN [RUN …]"""
+"""Finished runs as a Markdown table: python scripts/summarise.py RUN [RUN …]
+
+Nats a token of different tokenizers stand in no one unit: a line below the table says where that is so.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,6 @@ if __name__ == "__main__":
     print("| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
     for argument in sys.argv[1:]:
         print(row(argument))
+    identities = [Run.read(Path(argument)).content["identity"] for argument in sys.argv[1:]]
+    if len({identity.get("tokenizer_sha256") for identity in identities}) > 1:
+        print("\nThe tokenizers differ: numbers are a token of each run's own, and compare within a tokenizer only.")

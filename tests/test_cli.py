@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -96,6 +97,36 @@ def test_what_is_wrong_is_one_line_and_exit_2(arguments, said, capsys, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("exam --text no-such.txt", "no such file"), ("exam --text bad.jsonl", "half of a surrogate pair"),
+     ("exam --text good.txt --field x --measures nothing", "unknown measure"), ("exam --memory 1", "memory '1'"),
+     ("exam ./nowhere", "no such folder"), ("exam --tokenizer ./nowhere", "no such folder"),
+     ("exam empty", "no config.json"), ("exam --out good.txt", "is a file"), ("exam --out empty/../full", "not a run"),
+     ("exam --out good.txt/below/run", "name another place"), ("exam --out other --width 3", "holds a run with other"),
+     ("convert ./nowhere new", "no such folder"), ("convert pocket full", "not empty"),
+     ("organisms --out good.txt/below", "make it first"), ("generate --prompt \udc80", "surrogate"),
+     ("evolve --prompt \udc80", "surrogate")],
+)  # fmt: skip
+def test_what_needs_no_model_is_said_before_torch_is_imported(arguments, said, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": "x"}\n{"text": "\\ud800"}')
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "other").mkdir()
+    key = {"snellen": snellen.__version__, "schema": 1, "width": 4}
+    (tmp_path / "other" / "run.json").write_text(json.dumps({"schema": 1, "key": key}))
+    code = (
+        "import sys; from snellen.cli import main\n"
+        f"code = main({arguments.split()!r})\n"
+        "print(code, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    found = python(code, cwd=tmp_path)
+    assert found.stdout == "2 False False\n"
+    assert said in found.stderr.splitlines()[-1]
+
+
 def test_text_takes_many_files_as_a_shell_gives_them(monkeypatch, tmp_path):
     from snellen import runner
 
@@ -106,17 +137,25 @@ def test_text_takes_many_files_as_a_shell_gives_them(monkeypatch, tmp_path):
         raise Refused("enough")
 
     monkeypatch.setattr(runner, "examine", examine)
-    arguments = "exam gpt2 --text a.txt b.txt c.txt --widths 1 3 --width 4 --dtype bfloat16 --measures x y"
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        Path(f"{name}.txt").write_text(f"text {name}")
+    arguments = "exam gpt2 --text a.txt b.txt c.txt --widths 1 3 --width 4 --dtype bfloat16"
+    arguments += " --measures in-context degeneration"
     assert main(arguments.split()) == 2
     assert got["model"] == "gpt2"
-    assert [str(path) for path in got["texts"]] == ["a.txt", "b.txt", "c.txt"]
+    assert [(document.name, document.text) for document in got["texts"]] == [
+        ("a.txt", "text a"),
+        ("b.txt", "text b"),
+        ("c.txt", "text c"),
+    ]
     assert got["request"].all_widths == (1, 3, 4)
-    assert got["measures"] == ["x", "y"]
+    assert got["measures"] == ["in-context", "degeneration"]
     assert got["dtype"] == "bfloat16"
     assert main(["exam"]) == 2
     assert got["model"] == "pocket"
     assert got["texts"] is None
-    assert got["measures"] == ("lookahead-gain",)
+    assert got["measures"] == ["lookahead-gain"]
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError("so\nso"), 2), (Refused("no"), 2), (KeyboardInterrupt(), 130)])
@@ -182,6 +221,20 @@ def test_compare_prints_a_table_and_json(tmp_path, capsys):
     assert {"name", "unit", "first", "second", "difference"} <= content["rows"][0].keys()
 
 
+def test_compare_says_why_tokens_of_two_tokenizers_have_no_difference(tmp_path, capsys):
+    from tests.results.test_compare import letters, run
+
+    first, second = run(tmp_path / "a"), run(tmp_path / "b", spans=letters)
+    assert main(["compare", str(first), str(second)]) == 0
+    shown = capsys.readouterr().out
+    assert "lookahead-gain: the tokenizers differ: a token is another piece of text for each" in shown
+    assert main(["compare", str(first), str(second), "--json"]) == 0
+    gain = json.loads(capsys.readouterr().out)["rows"][0]
+    assert gain["first"]["value"] == 0.01
+    assert gain["difference"]["value"] is None
+    assert "different characters" in gain["difference"]["reason"]
+
+
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     from tests.results.test_compare import run
 
@@ -202,7 +255,15 @@ def test_report_and_convert(tmp_path, capsys, monkeypatch):
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
     got = []
-    monkeypatch.setattr("snellen.models.conversion.convert", lambda *args, **kwargs: got.append((args, kwargs)))
-    assert main(["convert", "a.gguf", str(tmp_path / "new"), "--dtype", "bfloat16"]) == 0
-    assert got[0][0] == ("a.gguf", tmp_path / "new")
+
+    def convert(*args, **kwargs):
+        got.append((args, kwargs))
+        return SimpleNamespace(notes=("the file says nothing of it",))
+
+    monkeypatch.setattr("snellen.models.conversion.convert", convert)
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    assert main(["convert", str(file), str(tmp_path / "new"), "--dtype", "bfloat16"]) == 0
+    assert capsys.readouterr().err.splitlines()[1:] == ["note: the file says nothing of it"]
+    assert got[0][0] == (str(file), tmp_path / "new")
     assert got[0][1]["dtype"] == "bfloat16"

@@ -73,6 +73,24 @@ def test_genetic(folder, capsys, tmp_path):
     assert again["trace"][-1]["best"] >= record["trace"][-1]["best"]
 
 
+def test_a_population_is_replaced_where_one_says_so_or_goes_on_from_it(folder, capsys, tmp_path, monkeypatch):
+    out = tmp_path / "population.json"
+    assert main(["evolve", folder, *FAST, "--out", str(out)]) == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+    monkeypatch.setattr("snellen.models.masked.load_masked", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "other.json").write_text("{}")
+    _one_line(["evolve", folder, *FAST, "--out", str(out)], "is there already", capsys)
+    _one_line(["evolve", folder, "--from", str(tmp_path / "other.json")], "no population", capsys)
+    _one_line(["evolve", folder, "--memory", "lots"], "memory 'lots'", capsys)
+    assert out.read_bytes() == before
+    monkeypatch.undo()
+    for more in (["--from", str(out)], ["--overwrite", "--seed", "4"]):
+        assert main(["evolve", folder, *FAST, "--out", str(out), *more]) == 0
+        assert out.read_bytes() != before
+        before = out.read_bytes()
+
+
 def test_metropolis(folder, capsys):
     arguments = ["evolve", folder, "--mode", "metropolis", "--length", "4", "--population", "3", "--steps", "40"]
     assert main([*arguments, "--thin", "5", "--seed", "3"]) == 0

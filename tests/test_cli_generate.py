@@ -111,6 +111,46 @@ def test_the_tree_is_shown_and_written_beside(run, tmp_path, monkeypatch):
     assert (tmp_path / "generate.html").is_file()
 
 
+def test_no_file_is_replaced_unasked(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "generate.html").write_text("mine")
+    options = ("--prompt", "So", "--max-new-tokens", 2)
+    for number in (2, 3):
+        assert run(*options, "--show-tree").endswith(f"page    generate-{number}.html\n")
+    assert (tmp_path / "generate.html").read_text() == "mine"
+    monkeypatch.setattr("snellen.subject.load", lambda *_, **__: pytest.fail("the model was loaded"))
+    (tmp_path / "folder").mkdir()
+    for more, what in (
+        (["--tree", "generate.html"], "tree 'generate.html': is there already"),
+        (["--tree", "folder"], "is a folder"),
+        (["--overwrite"], "no file is named"),
+        (["--method", "power", "--alpha", "inf"], "alpha inf"),
+        (["--weight", "2"], "weight 2.0"),
+    ):
+        assert main(["generate", "pocket", *map(str, options), *more]) == 2
+        assert what in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_file_is_replaced_where_one_says_so(run, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("old")
+    run("--prompt", "So", "--max-new-tokens", 2, "--tree", page, "--overwrite")
+    assert page.read_text(encoding="utf-8").startswith("<!")
+
+
+def test_what_power_writes_behind_a_stop_text_is_no_part_of_it(run, subject):
+    options = ("--prompt", PROMPT, "--method", "power", "--particles", 4, "--max-new-tokens", 12, "--json")
+    whole = json.loads(run(*options))["texts"][0]
+    found = json.loads(run(*options, "--stop", "e"))["texts"][0]
+    assert found["tokens"] == whole["tokens"][: len(found["tokens"])]
+    decode = subject.tokenizer.decode
+    assert "e" in decode(found["tokens"], clean_up_tokenization_spaces=False)
+    assert "e" not in decode(found["tokens"][:-1], clean_up_tokenization_spaces=False)
+    assert len(found["log_probs"]) == len(found["tokens"])
+
+
 def test_a_prompt_from_a_file_stands_as_it_is(run, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text("A line \\n of it\n", encoding="utf-8")

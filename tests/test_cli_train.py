@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from snellen.cli import main
 from tests import tiny
@@ -59,22 +61,69 @@ def settings(tmp_path) -> Path:
 
 def test_train_exam_and_the_same_command_again(settings, tmp_path, capfd):
     assert main(["train", str(settings), "--quiet"]) == 0
-    said = capfd.readouterr().out
-    assert json.loads(said.splitlines()[-2])["steps"] == 4
-    assert said.splitlines()[-1] == f"model   {tmp_path}/run"
+    said = capfd.readouterr()
+    trained, model = said.out.splitlines()
+    assert re.fullmatch(r"trained 4 steps, mean loss \d+\.\d{4}", trained)
+    assert model == f"model   {tmp_path}/run"
+    assert said.err == ""
     run = tmp_path / "run"
     looks = [json.loads(line) for line in (run / "monitor.jsonl").read_text().splitlines()]
     assert [look["step"] for look in looks if "step" in look] == [0, 4]
     before = load_file(run / "model.safetensors")
-    assert main(["train", str(settings), "--quiet", "--deploy"]) == 0
+    assert main(["train", str(settings), "--quiet", "--deploy", "--json"]) == 0
     after = load_file(run / "model.safetensors")
     assert all((before[name] == after[name]).all() for name in before)
-    assert capfd.readouterr().out.splitlines()[-2].startswith("lookahead width 2, horizon 3, alpha ")
+    outcome = json.loads(capfd.readouterr().out)
+    assert (outcome["steps"], outcome["model"], outcome["lookahead"]["width"]) == (4, f"{tmp_path}/run", 2)
     assert main(["generate", str(run), "--prompt", "the cat", "--max-new-tokens", "3", "--json", "--quiet"]) == 0
     assert json.loads(capfd.readouterr().out)["settings"]["width"] == 2
     text = str(tmp_path / "text2.txt")
     options = ["--text", text, "--limit", "600", "--window", "48", "--width", "2", "--horizon", "2", "--particles", "0"]
     assert main(["exam", str(run), *options, "--out", str(tmp_path / "exam"), "--quiet"]) == 0
+
+
+def test_what_is_told_is_one_line_after_another(settings, tmp_path, capfd):
+    """Step, losses, the monitor's gain and the time left; no dict, no bar, nothing of it on standard output."""
+    short = sets("training.eval_strategy=steps", "training.eval_steps=2", "monitor.tokens=450", "monitor.horizon=2")
+    assert main(["train", str(settings), *short]) == 0
+    said = capfd.readouterr()
+    assert [line.split()[0] for line in said.out.splitlines()] == ["trained", "model"]
+    lines = [line for line in said.err.splitlines() if line.startswith("step ")]
+    assert re.fullmatch(r"step 2 of 4, loss [\d.]+, learning rate [\d.e-]+, about \d+ s left", lines[1])
+    assert re.fullmatch(r"step 2 of 4, held-out loss [\d.]+, about \d+ s left", lines[2])
+    assert [line.split(":")[0] for line in lines if "lookahead gain" in line] == ["step 0", "step 4"]
+    assert "training 4 steps" in said.err.splitlines()
+    assert "{" not in said.err + said.out
+    assert "%|" not in said.err
+    assert main(["train", str(settings), *short]) == 0
+    assert not [line for line in capfd.readouterr().err.splitlines() if line.startswith("step ")]
+
+
+def test_the_models_own_configuration_is_changed(settings, tmp_path, capfd):
+    model, tokenizer = gpt2_with_dropout(), AutoTokenizer.from_pretrained(tmp_path / "model")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "gpt2")
+    settings.write_text(settings.read_text().partition("[amplifier]")[0])
+    plain = sets(f"model={tmp_path}/gpt2", "training.method=myopic", "training.max_steps=1")
+    assert main(["train", str(settings), "--quiet", *plain]) == 2
+    said = capfd.readouterr().err
+    assert "attn_pdrop = 0.1" in said
+    (mend,) = re.findall(r"--set (model\.config\.\S+=0)", said)  # the line says what works
+    assert main(["train", str(settings), "--quiet", *plain, *sets(mend)]) == 0
+    trained = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert trained["attn_pdrop"] == 0.0
+    assert trained["resid_pdrop"] == 0.1
+    shape = sets("model.from_scratch=true", "model.config.n_layer=2", f"training.output_dir={tmp_path}/other")
+    assert main(["train", str(settings), "--quiet", *plain, *sets(mend), *shape]) == 0
+    assert json.loads((tmp_path / "other" / "config.json").read_text())["n_layer"] == 2
+
+
+def gpt2_with_dropout():
+    return GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2, n_positions=64))
+
+
+def sets(*changes):
+    return [part for change in changes for part in ("--set", change)]
 
 
 def test_a_shape_alone_is_trained_from_scratch(settings, tmp_path):
@@ -116,7 +165,22 @@ def test_check_trains_nothing(settings, tmp_path, capfd):
         ("max_steps=3", "write TABLE.NAME=VALUE"),
         ("model.source=nowhere/at/all", "nowhere/at/all"),
         ("monitor.alpha=1.0", "no lookahead to stunt or to watch"),
-        ("training.learning_rate=fast", "training.learning_rate = 'fast': must be like 5e-05"),
+        ("training.per_device_train_batch_size=0", "training.per_device_train_batch_size = 0: must be at least 1"),
+        ("training.max_steps=2.5", "training.max_steps = 2.5: must be a whole number"),
+        ("training.learning_rate=nan", "training.learning_rate = nan: must be a finite number"),
+        ("training.report_to=nonsense", "report_to = 'nonsense': must be of none, all"),
+        ("training.optim=lomo", "optim = 'lomo': "),
+        ("training.lr_scheduler_type=x", "training.lr_scheduler_type = 'x': must be one of linear"),
+        ("training.lr_scheduler_kwargs.wrong=1", "lr_scheduler_kwargs = {'wrong': 1}"),
+        ("training.max_steps.deep=1", "max_steps = 4 is a value, not a table"),
+        ("data.train=[1]", "data.train = [1]: must be a list"),
+        ("monitor.every=0", "monitor.every = 0: must be at least 1"),
+        ("model.attn_pdrop=0", "what the model's own config has is set as model.config.attn_pdrop"),
+        ("model.config.attn_pdrop=0", "model.config.attn_pdrop = 0: llama has no such attribute"),
+        ("model.config.atention_dropout=0", "(do you mean attention_dropout?)"),
+        ("model.config.attention_dropout=much", "model.config.attention_dropout = 'much': must be like 0.0"),
+        ("model.config.model_type=gpt2", "model.config.model_type = 'gpt2': is not changed this way"),
+        ("training.learning_rate=fast", "training.learning_rate = 'fast': must be a number"),
     ],
 )
 def test_what_is_wrong_is_one_line(settings, capfd, change, said):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from snellen import runner
 from snellen.cli import main
 from snellen.errors import InputError, Refused
 from snellen.measures import registry
+from snellen.measures.degeneration import Degeneration
+from snellen.measures.in_context import InContext
+from snellen.request import Request, in_proportion
 from snellen.results.store import Run, read_run_json
-from snellen.runner import scoring
+from snellen.runner import generating, reading, record, scoring, work
 from tests import tiny
+from tests.touched import touched
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {"width": 2, "horizon": 3, "measures": ["mean"], "window": 48, "context": 8, "limit": 600}
@@ -65,7 +70,7 @@ def whole(place, folder, files):
 
 class Told:
     def __init__(self):
-        self.lines, self.steps, self.shares = [], [], []
+        self.lines, self.steps, self.shares, self.stages = [], [], [], {}
 
     def say(self, line):
         self.lines.append(line)
@@ -76,6 +81,9 @@ class Told:
 
     def within(self, share):
         self.shares[-1].append(share)
+
+    def stage(self, name, share, now):
+        self.stages.setdefault(name, []).append(share)
 
 
 def test_the_run_holds_what_was_promised(whole):
@@ -178,6 +186,53 @@ def test_other_settings_are_refused(whole, subject, files, change, named):
         snellen.exam(subject, files, out=whole.folder, **{**SETTINGS, **change})
 
 
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [("snellen.runner.scoring", r"code \S+, now"), ("snellen.lookahead.head", r"code \S+, now"),
+     ("snellen.results.statistics", "code"), ("tests.tiny", "code of mean")],
+)  # fmt: skip
+def test_other_code_is_refused(whole, subject, files, module, named):
+    before = {path: path.read_bytes() for path in whole.folder.rglob("*") if path.is_file()}
+    with touched(module), pytest.raises(InputError, match=f"was made by other code .*{named}.*choose another --out"):
+        snellen.exam(subject, files, out=whole.folder, **SETTINGS)
+    assert before == {path: path.read_bytes() for path in whole.folder.rglob("*") if path.is_file()}
+
+
+def test_pieces_of_two_codes_or_libraries_are_not_joined(subject, files, tmp_path, monkeypatch):
+    true, windows = runner.score_window, []
+
+    def stopping(*args, **kwargs):
+        windows.append(args)
+        if len(windows) == 3:
+            raise KeyboardInterrupt
+        return true(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "score_window", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    with touched("snellen.lookahead.search"), pytest.raises(InputError, match="was made by other code"):
+        snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    versions = record.provenance.versions
+    with monkeypatch.context() as patch:
+        patch.setattr(record.provenance, "versions", lambda *others: {**versions(*others), "torch": "0.4"})
+        with pytest.raises(InputError, match=r'torch "\S+", now "0\.4"'):
+            snellen.exam(subject, files, out=tmp_path / "run", report=False, **SETTINGS)
+    told = Told()
+    with touched("snellen.report.html"):  # which changes no number
+        snellen.exam(subject, files, out=tmp_path / "run", report=False, progress=told, **SETTINGS)
+    assert any(line.startswith("resuming: 2 of ") for line in told.lines)
+
+
+def test_code_that_came_with_a_model_is_part_of_the_run(subject):
+    class Own(type(subject.model)):
+        pass
+
+    assert record.subject_key(subject)["code of the model"] is None
+    model = Own(subject.model.config)
+    assert len(record.subject_key(replace(subject, model=model))["code of the model"]) == 16
+
+
 def test_memory_changes_no_number_and_not_the_run(subject, files, tmp_path, whole):
     run = snellen.exam(subject, files, out=tmp_path / "run", memory="1MB", report=False, **SETTINGS)
     assert run.content["key"] == whole.content["key"]
@@ -223,6 +278,18 @@ def test_wrong_settings_come_before_any_file(subject, files, tmp_path, change, n
     with pytest.raises(InputError, match=named):
         snellen.exam(subject, files, out=tmp_path / "run", **{**SETTINGS, **change})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"horizon": 70}, "horizon 70.*64"), ({"window": 64}, "window 64.*at most 62"), ({"texts": "cat"}, "tokens")],
+)
+def test_what_the_configuration_decides_is_said_before_weights_are_read(folder, files, change, said, monkeypatch):
+    monkeypatch.setattr("snellen.models.load.read_weights", None)
+    change = dict(change)
+    texts = change.pop("texts", files)
+    with pytest.raises((InputError, Refused), match=said):
+        snellen.exam(folder, texts, **{**SETTINGS, **change})
 
 
 def test_texts_too_short_are_refused_before_any_file(subject, tmp_path):
@@ -293,3 +360,48 @@ def test_json_of_the_run_is_strict(whole):
 
     for name in ("run.json", "findings.json"):
         json.loads((whole.folder / name).read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def test_each_stage_after_the_scoring_is_told_from_its_beginning_to_its_end(subject, files, tmp_path):
+    told = Told()
+    written = Degeneration(prompts=8, prompt_tokens=8, new_tokens=12, width=2, horizon=2, particles=2)
+    read = InContext(stretches=8, length=32, pairs=0)
+    snellen.exam(
+        subject, files, out=tmp_path / "run", report=False, progress=told, width=2, horizon=2, particles=2, window=48,
+        context=8, measures=["lookahead-gain", written, read],
+    )  # fmt: skip
+    names = ["writing for degeneration", "reading for in-context"]
+    assert list(told.stages) == [*names, *(f"measuring {name.split()[-1]}" for name in ["lookahead-gain", *names])]
+    for name, shares in told.stages.items():
+        assert shares[0] == 0, name
+        assert shares[-1] == 1, name
+        assert shares == sorted(shares), name
+    # the human text and each decoding where it begins, and the end
+    assert len(told.stages["writing for degeneration"]) == 1 + len(written.writing.decodings) + 1
+    assert len(told.stages["measuring lookahead-gain"]) == 2 + 2 * 2 + 1 + 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, (32, 48, 96)), (4096, (16, 24, 48)), (600, (8, 8, 20))])
+def test_a_limit_bounds_what_is_written_and_read(limit, expected, subject):
+    request = Request(limit=limit)
+    found = [in_proportion(n, request.share, least=k) for n, k in ((32, 8), (48, 8), (96, 20))]
+    assert tuple(found) == expected
+    assert in_proportion(5, request.share, least=8) == 5
+
+
+def test_what_is_written_and_read_is_planned_within_the_limit(subject, files):
+    written, read = (
+        Degeneration(prompts=16, prompt_tokens=4, new_tokens=12),
+        InContext(stretches=16, length=32, pairs=0),
+    )
+    chosen, documents = {"degeneration": written, "in-context": read}, work.read(files, None)
+    found = []
+    for limit in (None, 5120):
+        request = Request(limit=limit, window=48, context=8)
+        text = work.cut(documents, subject, request)
+        task = reading.planned(chosen, text, subject, request)["in-context"]
+        cut, _, _ = read._text(task.material)
+        assert len(task.passages.items) == cut.a_stretch * len(cut.tokens)  # what `measure` will count again
+        prompts = generating.planned(chosen, text, subject, request)["degeneration"].prompts
+        found.append((len(prompts), len(cut.tokens)))
+    assert found == [(16, 16), (10, 10)]

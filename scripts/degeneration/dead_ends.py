@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from snellen.measures.generations import Decoding
 from snellen.organisms.cache import raised
 from snellen.organisms.catalogue import organism
+from snellen.results.shares import share_interval
 from snellen.runner.decodings import write
 
 ORGANISMS = ("planless", "couplets")
@@ -80,9 +80,9 @@ def vars_of(language: Any) -> dict[str, Any]:
 
 
 def rate(dead: np.ndarray) -> dict[str, Any]:
-    bounds = stats.binomtest(int(dead.sum()), dead.size).proportion_ci(0.95, method="exact")
+    low, high = share_interval(float(dead.mean()), dead.size, 0.95)
     return {
-        "value": float(dead.mean()), "low": float(bounds.low), "high": float(bounds.high), "n": dead.size,
+        "value": float(dead.mean()), "low": low, "high": high, "n": dead.size,
         "by_seed": dead.mean(axis=1).tolist(),
     }  # fmt: skip
 

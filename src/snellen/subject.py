@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from snellen.lookahead.preflight import Preflight, preflight
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of
 from snellen.models.identity import Identity
-from snellen.models.load import load_model
+from snellen.models.load import Reading, load_model
 
 # Enough to reach past short windows; `exam` checks again at the longest window that it scores.
 _LENGTH = 64
@@ -26,6 +27,12 @@ class Subject:
     identity: Identity
     preflight: Preflight
 
+    @property
+    def reading(self) -> Reading:
+        """How it takes texts."""
+        own = self.identity
+        return Reading(tokenizer=self.tokenizer, bos=own.bos, context=own.context, vocabulary=own.vocabulary)
+
 
 def load(
     source: str | Path | PreTrainedModel,
@@ -36,6 +43,7 @@ def load(
     device: str = "auto",
     trust_remote_code: bool = False,
     bos: bool | str = "auto",
+    before: Callable[[Reading], None] | None = None,
 ) -> Subject:
     """Load a causal language model and check that its numbers can be vouched for.
 
@@ -44,7 +52,7 @@ def load(
     source
         A hub id ("gpt2"), a local folder, a GGUF file, "pocket" (the model that ships in the package), or a
         transformers model that is already loaded (then with its `tokenizer`).
-    revision, dtype, device, trust_remote_code, bos
+    revision, dtype, device, trust_remote_code, bos, before
         As in `snellen.models.load.load_model`.
 
     Raises
@@ -55,7 +63,7 @@ def load(
         It failed the preflight: see `snellen.lookahead.preflight`.
     """
     arguments: dict[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "bos": bos}
-    loaded = load_model(source, tokenizer=tokenizer, trust_remote_code=trust_remote_code, **arguments)
+    loaded = load_model(source, tokenizer=tokenizer, trust_remote_code=trust_remote_code, before=before, **arguments)
     limit = context_of(loaded.model)
     length = _LENGTH if limit is None else max(1, min(_LENGTH, limit - 3))
     return Subject(

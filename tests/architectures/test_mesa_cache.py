@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from snellen.attention.caches import CACHE, cache_in
 from snellen.errors import InputError
 from tests.architectures import small
 
@@ -25,7 +26,7 @@ def in_parts(model, ids, sizes, **arguments):
     mask = arguments.pop("attention_mask", None)
     for size in sizes:
         given = {} if mask is None else {"attention_mask": mask[:, : first + size]}
-        out.append(model(ids[:, first : first + size], past_key_values=cache, **given).logits)
+        out.append(model(ids[:, first : first + size], **{CACHE: cache}, **given).logits)
         first += size
     assert cache.get_seq_length() == first
     return torch.cat(out, dim=1)
@@ -85,7 +86,7 @@ def test_packed_rows_leave_no_cache():
     places = torch.tensor([[0, 1, 2, 0, 1, 2]])
     with pytest.raises(InputError, match="use_cache=False"):
         model(ids, position_ids=places, use_cache=True)
-    assert model(ids, position_ids=places).past_key_values is None
+    assert cache_in(model(ids, position_ids=places)) is None
     with pytest.raises(InputError, match=r"cu_seq_lens_q.*position_ids"):
         model(ids, cu_seq_lens_q=torch.tensor([0, 3, 6]))
 
@@ -93,40 +94,40 @@ def test_packed_rows_leave_no_cache():
 @pytest.mark.parametrize("layer_types", small.MIXTURES, ids="-".join)
 def test_rows_of_a_cache_are_chosen_and_repeated(layer_types):
     model, ids = small.language(layer_types), small.text(batch=3, length=7)
-    cache = model(ids[:, :5], use_cache=True).past_key_values
+    cache = cache_in(model(ids[:, :5], use_cache=True))
     repeated, chosen, reordered = (copy.deepcopy(cache) for _ in range(3))
     repeated.batch_repeat_interleave(2)
     chosen.batch_select_indices(torch.tensor([2, 0]))
     reordered.reorder_cache(torch.tensor([1, 1, 0]))
     whole = model(ids, use_cache=False).logits[:, 5:]
     for changed, rows in ((cache, [0, 1, 2]), (repeated, [0, 0, 1, 1, 2, 2]), (chosen, [2, 0])):
-        found = model(ids[rows, 5:], past_key_values=changed).logits
+        found = model(ids[rows, 5:], **{CACHE: changed}).logits
         torch.testing.assert_close(found, whole[rows], **TOLERANCE)
     mixed = torch.cat([ids[[1, 1, 0], :5], ids[:, 5:]], dim=1)
-    found = model(ids[:, 5:], past_key_values=reordered).logits
+    found = model(ids[:, 5:], **{CACHE: reordered}).logits
     torch.testing.assert_close(found, model(mixed, use_cache=False).logits[:, 5:], **TOLERANCE)
 
 
 def test_a_cache_is_emptied_and_copied():
     model, ids = small.language(MIXED), small.text()
     first = model(ids[:, :6], use_cache=True)
-    kept = copy.deepcopy(first.past_key_values)
-    ahead = model(ids[:, 6:], past_key_values=first.past_key_values).logits
-    torch.testing.assert_close(model(ids[:, 6:], past_key_values=kept).logits, ahead, rtol=0, atol=0)
+    kept = copy.deepcopy(cache_in(first))
+    ahead = model(ids[:, 6:], **{CACHE: cache_in(first)}).logits
+    torch.testing.assert_close(model(ids[:, 6:], **{CACHE: kept}).logits, ahead, rtol=0, atol=0)
     kept.reset()
     assert kept.get_seq_length() == 0
-    torch.testing.assert_close(model(ids[:, :6], past_key_values=kept).logits, first.logits, **TOLERANCE)
+    torch.testing.assert_close(model(ids[:, :6], **{CACHE: kept}).logits, first.logits, **TOLERANCE)
 
 
 def test_what_a_state_cannot_do_is_refused():
     model, ids = small.language(MIXED), small.text()
-    cache = model(ids, use_cache=True).past_key_values
+    cache = cache_in(model(ids, use_cache=True))
     assert not cache.is_croppable
     cache.layers[1].crop(0)
     with pytest.raises(InputError, match="cannot forget"):
         cache.crop(-2)
     with pytest.raises(InputError, match=r"DynamicCache\(config=model.config\)"):
-        model(ids, past_key_values=DynamicCache())
+        model(ids, **{CACHE: DynamicCache()})
     with pytest.raises(InputError, match=r"attention_mask is \[2, 1, 11, 11\]"):
         model(ids, attention_mask=torch.ones(2, 1, 11, 11, dtype=torch.bool))
     with pytest.raises(InputError, match="must cover"):
@@ -142,15 +143,15 @@ def test_no_gradient_pretends_to_flow_through_a_cache():
     for layer_types in (["mesa"], ["linear"]):
         model = small.language(layer_types)
         with torch.enable_grad():
-            cache = model(ids[:, :5], use_cache=True).past_key_values
-            loss = model(ids[:, 5:], past_key_values=cache, labels=ids[:, 5:]).loss
+            cache = cache_in(model(ids[:, :5], use_cache=True))
+            loss = model(ids[:, 5:], **{CACHE: cache}, labels=ids[:, 5:]).loss
             with pytest.raises(RuntimeError, match="use_cache=False"):
                 loss.backward()
 
 
 def test_a_softmax_model_has_a_cache_that_can_be_cropped():
     model, ids = small.language(["softmax", "softmax"]), small.text()
-    cache = model(ids, use_cache=True).past_key_values
+    cache = cache_in(model(ids, use_cache=True))
     cache.crop(-4)
-    found = model(ids[:, 7:], past_key_values=cache).logits
+    found = model(ids[:, 7:], **{CACHE: cache}).logits
     torch.testing.assert_close(found, model(ids, use_cache=False).logits[:, 7:], **TOLERANCE)

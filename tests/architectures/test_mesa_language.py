@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
 
 from snellen.architectures import MesaForCausalLM, MesaModel
+from snellen.attention.caches import CACHE, cache_in
 from snellen.errors import InputError
 from tests.architectures import small
 
@@ -69,10 +70,8 @@ def test_generation_goes_on_from_a_cache():
     mask = torch.ones_like(ids)
     whole = model.generate(ids, attention_mask=mask, max_new_tokens=8, **GREEDY)
     cache = DynamicCache(config=model.config)
-    first = model.generate(ids, attention_mask=mask, max_new_tokens=4, past_key_values=cache, **GREEDY)
-    again = model.generate(
-        first, attention_mask=torch.ones_like(first), max_new_tokens=4, past_key_values=cache, **GREEDY
-    )
+    first = model.generate(ids, attention_mask=mask, max_new_tokens=4, **{CACHE: cache}, **GREEDY)
+    again = model.generate(first, attention_mask=torch.ones_like(first), max_new_tokens=4, **{CACHE: cache}, **GREEDY)
     assert torch.equal(again, whole)
 
 
@@ -100,7 +99,7 @@ def test_the_loss_reaches_every_parameter(layer_types):
     out = model(ids, labels=ids)
     expected = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
     torch.testing.assert_close(out.loss, expected)
-    assert out.past_key_values is None
+    assert cache_in(out) is None
     out.loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -146,9 +145,9 @@ def test_bfloat16_weights_and_autocast_stay_close():
     found = half(ids).logits
     assert found.dtype == torch.bfloat16
     assert _off(found.log_softmax(-1), expected) < 0.05 * spread
-    cache = half(ids[:, :30], use_cache=True).past_key_values
+    cache = cache_in(half(ids[:, :30], use_cache=True))
     assert cache.layers[2].states["gram"].dtype in (torch.float32, torch.float64)
-    assert _off(half(ids[:, 30:], past_key_values=cache).logits, found[:, 30:]) < 0.05 * spread
+    assert _off(half(ids[:, 30:], **{CACHE: cache}).logits, found[:, 30:]) < 0.05 * spread
     half.train()(ids, labels=ids).loss.backward()
     assert all(p.grad.isfinite().all() for p in half.parameters())
 

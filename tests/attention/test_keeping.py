@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from snellen.attention.caches import cache_in
 from snellen.attention.keeping import NAME, keeping
 from snellen.errors import InputError
 from tests.lookahead.architectures import VOCABULARY, tiny
@@ -66,7 +67,7 @@ def test_what_is_kept_are_the_keys_of_the_cache_and_the_last_hidden_states() -> 
     model = trained("llama").eval()
     with torch.no_grad(), keeping(model) as kept:
         out = model(input_ids=IDS, use_cache=True, output_hidden_states=True)
-    for (key, value), layer in zip(kept.text.values(), out.past_key_values.layers, strict=True):
+    for (key, value), layer in zip(kept.text.values(), cache_in(out).layers, strict=True):
         assert torch.equal(key, layer.keys)
         assert torch.equal(value, layer.values)
     assert torch.equal(kept.hidden, out.hidden_states[-1])

@@ -156,6 +156,29 @@ def test_what_is_not_refused_is_right() -> None:
     assert 3 <= len(refused) <= 8
 
 
+@pytest.mark.parametrize("form", ["2023", "mesanet"])
+@pytest.mark.parametrize("gamma", [None, 0.999, 0.9])
+def test_gradients_need_more_than_outputs(form: str, gamma: float | None) -> None:
+    """One long key: the output is right long after its gradients are the rounding of larger numbers."""
+    given = inputs(1, batch=1, heads=1, dim=2)
+    if gamma is not None:
+        given["log_decay"] = torch.full((1, 1, 1), math.log(gamma)).double()
+    for size in (3e4, 3e5):
+        some = given | {"k": size * given["k"]}
+        q, k, v = (some[name][0, 0, 0] for name in ("q", "k", "v"))
+        ridge = given["ridge"][0] * (gamma if form == "2023" and gamma else 1.0)
+        k.requires_grad_()
+        expected = v * (k / ridge @ q) / (1 + k / ridge @ k)  # Sherman and Morrison
+        with torch.no_grad():
+            assert difference(call(some, form=form)[0, 0, 0], expected) < 1e-3
+        if size == 3e5:
+            with pytest.raises(Refused, match="for gradients"):
+                gradients(some, call, form=form)
+        else:
+            (true,) = torch.autograd.grad((expected * torch.linspace(-1, 1, 4, dtype=torch.float64)).sum(), k)
+            assert difference(gradients(some, call, form=form)[1 + NAMES.index("k")][0, 0, 0], true) < 1e-4
+
+
 def test_refused_while_decoding() -> None:
     for gamma in (0.98, 0.95):
         given = low_rank(gamma)

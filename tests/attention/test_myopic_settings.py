@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snellen.attention import make_myopic
+from snellen.attention.caches import CACHE, cache_in
 from snellen.errors import InputError, Refused
 from tests.attention.myopic_gradients import difference, gradients, losses, one_by_one, text, trainable
 
@@ -164,9 +165,9 @@ def test_caches() -> None:
         expected = gradients(model, batch)
         found = gradients(model, {**batch, "use_cache": True})  # what transformers does unless told otherwise
         assert all(torch.equal(found[n], expected[n]) for n in found)
-        cache = model(prompt, use_cache=True).past_key_values
+        cache = cache_in(model(prompt, use_cache=True))
         with pytest.raises(Refused, match="5 keys for 1 queries"):
-            model(prompt[:, :1], past_key_values=cache)
+            model(prompt[:, :1], **{CACHE: cache})
 
 
 def test_lookahead_is_not_touched() -> None:
@@ -258,7 +259,11 @@ def test_wrong_input() -> None:
 
 
 def test_what_is_refused() -> None:
-    for name, reason in {"gptj": "AttentionInterface", "bloom": "AttentionInterface", "mamba": "no attention"}.items():
+    for name, reason in {
+        "falcon": "AttentionInterface",
+        "bloom": "AttentionInterface",
+        "mamba": "no attention",
+    }.items():
         with pytest.raises(Refused, match=reason):
             make_myopic(trainable(name))
     from transformers import T5Config, T5ForConditionalGeneration

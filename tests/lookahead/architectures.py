@@ -103,11 +103,47 @@ CONFIGS: dict[str, Callable[[], hf.PreTrainedConfig]] = {
     ),
 }
 
+# Architectures whose configurations or classes say less of their bodies than others' do: widths that differ by layer,
+# an output layer called "decoder", a body that `get_decoder` does not find, a context under another name.
+UNUSUAL: dict[str, Callable[[], hf.PreTrainedConfig]] = {
+    "gemma4": lambda: hf.Gemma4TextConfig(
+        **_GEMMA | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
+        global_head_dim=16,
+        num_global_key_value_heads=1,
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+    ),
+    "gemma3n": lambda: hf.Gemma3nTextConfig(
+        **{k: v for k, v in _GEMMA.items() if k != "query_pre_attn_scalar"} | {"intermediate_size": [48, 32, 48]},
+        vocab_size_per_layer_input=VOCABULARY,
+        hidden_size_per_layer_input=8,
+        num_kv_shared_layers=0,
+        laurel_rank=4,
+        activation_sparsity_pattern=[0.0, 0.0, 0.0],
+    ),
+    "modernbert_decoder": lambda: hf.ModernBertDecoderConfig(
+        **_COMMON, cls_token_id=1, sep_token_id=2, local_attention=WINDOW, layer_types=_MIXED
+    ),
+    "llama4": lambda: hf.Llama4TextConfig(
+        **_GROUPED, head_dim=8, intermediate_size_mlp=48, num_local_experts=4, attention_chunk_size=WINDOW
+    ),
+    "mpt": lambda: hf.MptConfig(
+        vocab_size=VOCABULARY, d_model=32, n_heads=4, n_layers=3, max_seq_len=CONTEXT, eos_token_id=None
+    ),
+}
+# Which engine serves whom.
+COLUMNS = ["gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "opt"]
+COLUMNS += ["granite", "mixtral", "gpt_oss", "deepseek_v3"]
+PLAIN = ["gpt_neo", "bloom", "falcon", "mamba"]
+# Its attention can be chosen in some releases of transformers alone.
+(COLUMNS if hf.GPTJForCausalLM._can_set_attn_implementation() else PLAIN).append("gptj")
+
 
 def tiny(name: str, *, seed: int = 0, scale: float = 6.0) -> PreTrainedModel:
     """A random model of the architecture, float32, in eval mode, its matrices multiplied by `scale`."""
     torch.manual_seed(seed)
-    model = hf.AutoModelForCausalLM.from_config(CONFIGS[name]()).eval().requires_grad_(False)
+    model = hf.AutoModelForCausalLM.from_config((CONFIGS | UNUSUAL)[name]()).eval().requires_grad_(False)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.mul_(scale)

@@ -9,26 +9,8 @@ from snellen.lookahead import Rollouts, beam, reference
 from snellen.lookahead.beam_search import score_window
 from snellen.lookahead.engine import ColumnEngine, PlainEngine
 from snellen.lookahead.preflight import engine_for
-from tests.lookahead.architectures import CONFIGS, CONTEXT, VOCABULARY, tiny
+from tests.lookahead.architectures import COLUMNS, CONFIGS, CONTEXT, PLAIN, VOCABULARY, tiny
 
-COLUMNS = [
-    *(
-        "gpt2",
-        "gpt_neox",
-        "llama",
-        "mistral",
-        "qwen2",
-        "qwen3",
-        "gemma2",
-        "gemma3",
-        "phi3",
-        "olmo2",
-        "opt",
-        "granite",
-    ),
-    *("mixtral", "gpt_oss", "deepseek_v3"),
-]
-PLAIN = ["gpt_neo", "bloom", "gptj", "falcon", "mamba"]
 LENGTH = 23
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning"

@@ -16,14 +16,13 @@ from snellen.lookahead.mixing import geometric
 from snellen.lookahead.plans import prompts_of
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.stem import stem_of
-from tests.lookahead.architectures import CONFIGS, CONTEXT, VOCABULARY, tiny
+from tests.lookahead.architectures import CONFIGS, CONTEXT, PLAIN, VOCABULARY, tiny
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning"
 )
 SOON = ["gpt2", "mistral", "gemma2", "gpt_oss", "deepseek_v3", "mamba"]
 LATER = [name for name in CONFIGS if name not in SOON]
-PLAIN = ["gpt_neo", "bloom", "gptj", "falcon", "mamba"]
 LENGTH = 9
 
 

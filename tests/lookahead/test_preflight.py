@@ -13,8 +13,8 @@ from snellen.errors import Refused
 from snellen.lookahead import Lookahead, beam
 from snellen.lookahead.engine import PlainEngine
 from snellen.lookahead.preflight import engine_for, preflight
-from tests.lookahead.architectures import tiny
-from tests.lookahead.test_beam_search import COLUMNS, LENGTH, PLAIN, text
+from tests.lookahead.architectures import COLUMNS, PLAIN, tiny
+from tests.lookahead.test_beam_search import LENGTH, text
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*:UserWarning", "ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning"
@@ -26,8 +26,13 @@ def test_what_is_measured(name: str) -> None:
     found = preflight(tiny(name), length=40)
     assert found.engine == ("columns" if name in COLUMNS else "plain")
     assert (found.why_plain is None) == (found.engine == "columns")
-    assert all(check.passed for check in found.checks.values())
-    expected = {"own attention", "head", "causality"} | ({"forward identity", "rollouts"} if name in COLUMNS else set())
+    assert {n for n, check in found.checks.items() if not check.passed} <= {"cache, several at once"}
+    assert found.checks["cache, several at once"].passed == (name != "mamba")  # it forgets its state there
+    assert found.cache == "used"
+    assert found.why_no_generation is None
+    expected = {"own attention", "head", "causality", "cache", "cache, several at once"} | (
+        {"forward identity", "rollouts"} if name in COLUMNS else set()
+    )
     assert set(found.checks) == expected
     if found.engine == "columns":  # a control: the check sees a difference that is there
         assert found.power is not None

@@ -195,7 +195,7 @@ def run(subject: snellen.Subject, tmp_path_factory: pytest.TempPathFactory) -> R
     """Only this measure: no rollouts are needed, and none are made."""
     out = tmp_path_factory.mktemp("degeneration") / "run"
     human = letters.texts(P, number=6, length=300)
-    return snellen.exam(subject, human, measures=[SHORT], out=out, limit=600, window=128, context=16)
+    return snellen.exam(subject, human, measures=[SHORT], out=out, window=128, context=16)
 
 
 def test_pure_sampling_from_the_exact_model_is_the_human_text(run: Run) -> None:
@@ -248,7 +248,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     subject: snellen.Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     human = letters.texts(P, number=6, length=300)
-    arguments = {"measures": [FEW], "limit": 600, "window": 128, "context": 16}
+    arguments = {"measures": [FEW], "window": 128, "context": 16}
     run = snellen.exam(subject, human, out=tmp_path / "whole", **arguments)  # type: ignore[arg-type]
     made: list[str] = []
     real = decodings.write
@@ -302,7 +302,7 @@ def test_prompts_lie_evenly_and_never_overlap(subject: snellen.Subject) -> None:
     from snellen.runner.work import cut, read
 
     human = letters.texts(P, number=5, length=400)
-    text = cut(read(human, None), subject, Request(window=64, context=8))
+    text = cut(read(human, None), subject.reading, Request(window=64, context=8))
     writing = Writing(prompts=20, prompt_tokens=6, new_tokens=12, decodings=(Decoding(kind="pure"),))
     found = generating.cut_prompts(text, writing, subject)
     assert np.bincount(found.document).tolist() == [4] * 5

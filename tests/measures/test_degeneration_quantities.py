@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from snellen.measures.degeneration.corpus import Diversity, distinct, exponent, without_each, zipf
-from snellen.measures.degeneration.estimates import Sample
+from snellen.measures.degeneration.estimates import of_corpus, of_prompts
 from snellen.measures.degeneration.quantities import drift
 from snellen.measures.degeneration.repetition import final_loop, grams, seq_rep
 
@@ -132,7 +132,7 @@ def test_intervals_cover_and_say_where_there_is_none() -> None:
     rng = np.random.default_rng(0)
     hits = 0
     for trial in range(100):
-        sample = Sample.of(np.zeros(30, dtype=int), number=200, level=0.9, seed=trial)
+        sample = of_prompts(np.zeros(30, dtype=int), number=200, level=0.9, seed=trial)
         found = sample.mean(rng.normal(1.5, 2, size=30))
         assert found.low is not None
         assert found.high is not None
@@ -144,7 +144,7 @@ def test_intervals_cover_and_say_where_there_is_none() -> None:
 
 
 def test_shares_are_exact_at_their_ends() -> None:
-    sample = Sample.of(np.zeros(40, dtype=int), number=200, level=0.95, seed=0)
+    sample = of_prompts(np.zeros(40, dtype=int), number=200, level=0.95, seed=0)
     none, every = sample.share(np.zeros(40, dtype=bool)), sample.share(np.ones(40, dtype=bool))
     assert (none.value, none.low) == (0.0, 0.0)
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 40))
@@ -153,8 +153,8 @@ def test_shares_are_exact_at_their_ends() -> None:
 
 
 def test_documents_are_the_units_where_there_are_enough() -> None:
-    many = Sample.of(np.repeat(np.arange(20), 2), number=200, level=0.95, seed=0)
-    few = Sample.of(np.repeat(np.arange(10), 4), number=200, level=0.95, seed=0)
+    many = of_prompts(np.repeat(np.arange(20), 2), number=200, level=0.95, seed=0)
+    few = of_prompts(np.repeat(np.arange(10), 4), number=200, level=0.95, seed=0)
     assert (many.kind, many.units) == ("documents", 20)
     assert (few.kind, few.units) == ("prompts", 40)
     # Prompts of one document say the same here: by document the mean is as unsure as that of 20 numbers.
@@ -166,7 +166,6 @@ def test_documents_are_the_units_where_there_are_enough() -> None:
 
 
 def test_an_undefined_number_has_a_reason() -> None:
-    sample = Sample.of(np.zeros(10, dtype=int), number=200, level=0.95, seed=0)
-    found = sample.corpus(Diversity(whole=float("nan"), without=np.full(10, np.nan)))
+    found = of_corpus(Diversity(whole=float("nan"), without=np.full(10, np.nan)), 0.95)
     assert (found.value, found.low, found.high) == (None, None, None)
     assert found.reason

@@ -24,7 +24,7 @@ LINES = InContext(stretches=0, pairs=24, shots=(0, 4, 5))
 
 def exam(model: Any, texts: list[str], measure: InContext, out: Path, **options: Any) -> Run:
     subject = snellen.load(model, tokenizer=readers.tokenizer(), bos="auto")
-    options = {"limit": 500, "window": 200, "context": 16, "report": False} | options
+    options = {"window": 200, "context": 16, "report": False} | options
     return snellen.exam(subject, texts, measures=[measure], out=out, **options)
 
 
@@ -55,9 +55,7 @@ def test_a_model_that_sees_one_token_gains_nothing(tmp_path: Path) -> None:
     P = letters.table()
     subject = snellen.load(letters.model(P), tokenizer=letters.tokenizer(), bos="auto")
     out, texts = tmp_path / "run", letters.texts(P, number=24, length=300)
-    finding = snellen.exam(
-        subject, texts, measures=[TEXT], out=out, limit=500, window=128, context=16, report=False
-    ).findings[0]
+    finding = snellen.exam(subject, texts, measures=[TEXT], out=out, window=128, context=16, report=False).findings[0]
     for number in (finding.value, finding.low, finding.high, *_three(finding, "own further context beyond foreign")):
         assert number == pytest.approx(0, abs=1e-6)
     assert finding.verdict.startswith("Text: no gain from further context was found.")

@@ -15,7 +15,6 @@ from snellen.lookahead.engine import ColumnEngine, PlainEngine
 from snellen.measures.in_context import few_shot as few
 from snellen.measures.in_context import lines as prompts
 from snellen.measures.in_context import probes
-from snellen.measures.in_context.estimates import Sample
 from snellen.measures.in_context.lines import XS, YS, Lines, Spelling
 from snellen.measures.in_context.rules import RULES, least_squares
 from snellen.measures.in_context.stretches import Stretches, Unfit
@@ -24,6 +23,7 @@ from snellen.measures.in_context.weights import weights
 from snellen.measures.readings import Material, Passage, Passages, Reading
 from snellen.models.bundled import pocket_folder
 from snellen.results.estimates import Estimate
+from snellen.results.samples import Sample
 from snellen.runner.forks import Forks
 from snellen.runner.reading import layers, read
 
@@ -414,7 +414,7 @@ def test_gain_and_score_are_differences_of_means() -> None:
                 candidates=np.zeros((0, 0), np.float32), states=None)
         for one in cut.passages()
     ]  # fmt: skip
-    grouped = Sample.of_texts(cut.document, number=500, level=0.95, seed=0)
+    grouped = Sample.of_texts(cut.document, "stretches", number=500, level=0.95, seed=0)
     text = of_text(cut, found, positions=None, sample=grouped)
     whole = np.stack([one.log_prob for one in found[::5]]).astype(float)
     near, foreign = (np.stack([one.log_prob for one in found[k::5]]).astype(float)[:, -4:].mean(axis=1) for k in (2, 4))
@@ -443,7 +443,9 @@ def test_positions_of_the_score() -> None:
             places(length, wrong)
     cut = Stretches.cut(material(*[700] * 24), number=24, length=36, near=None, block=None)
     found = [replace_first(one) for one in cut.passages()]
-    text = of_text(cut, found, positions=None, sample=Sample.of_texts(cut.document, number=200, level=0.95, seed=0))
+    text = of_text(
+        cut, found, positions=None, sample=Sample.of_texts(cut.document, "stretches", number=200, level=0.95, seed=0)
+    )
     assert text.score.value is None
     assert text.gain.value == pytest.approx(0)
 
@@ -460,5 +462,6 @@ def test_a_share_of_none_or_all_is_no_certainty():
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 40))  # 0 of 40, exactly
     assert (every.value, every.high) == (1.0, 1.0)
     assert every.low == pytest.approx(0.025 ** (1 / 40))
-    mixed = np.arange(40) % 2 / 2
-    assert sample.share(mixed) == sample.mean(mixed)
+    some = sample.share(np.arange(40) % 2 / 2)
+    exact = stats.binomtest(10, 40).proportion_ci(0.95, method="exact")
+    assert (some.value, some.low, some.high) == pytest.approx((0.25, exact.low, exact.high))

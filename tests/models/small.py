@@ -38,13 +38,18 @@ def save(folder: Path, model: Any = None, tok: Any = "default") -> Path:
     return folder
 
 
-def write_gguf(path: Path, *, broken: bool = False) -> Path:
-    """A llama of one layer in the GGUF format, float32, with a byte-level tokenizer."""
+def write_gguf(
+    path: Path, *, broken: bool = False, pre: str | None = "gpt-2", more: Any = None, tokens: int = 259
+) -> Path:
+    """A llama of one layer in the GGUF format, float32, with a byte-level tokenizer; `more` is done to its writer.
+
+    `tokens` is how many rows the embedding has.
+    """
     import gguf
     import numpy as np
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, "th", "<s>", "</s>"]
+    words = [*alphabet, "th", "<s>", "</s>"]
     rng = np.random.default_rng(0)
     width, hidden = 32, 64
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -57,16 +62,17 @@ def write_gguf(path: Path, *, broken: bool = False) -> Path:
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(8)
-    writer.add_vocab_size(len(tokens))
+    writer.add_vocab_size(len(words))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list(words)
     writer.add_token_types([1] * 257 + [3, 3])
     writer.add_token_merges(["t h"])
     writer.add_bos_token_id(257)
     writer.add_eos_token_id(258)
     shapes = {
-        "token_embd": (len(tokens), width), "output": (len(tokens), width), "blk.0.attn_q": (width, width),
+        "token_embd": (tokens, width), "output": (tokens, width), "blk.0.attn_q": (width, width),
         "blk.0.attn_k": (16, width), "blk.0.attn_v": (16, width), "blk.0.attn_output": (width, width),
         "blk.0.ffn_gate": (hidden, width), "blk.0.ffn_up": (hidden, width), "blk.0.ffn_down": (width, hidden),
     }  # fmt: skip
@@ -75,6 +81,8 @@ def write_gguf(path: Path, *, broken: bool = False) -> Path:
             writer.add_tensor(f"{name}.weight", rng.normal(size=shape, scale=0.3).astype(np.float32))
     for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(width, dtype=np.float32))
+    if more is not None:
+        more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

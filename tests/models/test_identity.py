@@ -2,7 +2,8 @@
 
 import torch
 
-from snellen.models.identity import context_length, tokenizer_sha256, weights_sha256
+from snellen.models.body import context_length
+from snellen.models.identity import tokenizer_sha256, weights_sha256
 from tests.models import small
 
 

@@ -165,7 +165,13 @@ def test_hub_ids_are_passed_on_with_the_commit_pinned(saved, monkeypatch, tmp_pa
 def test_gguf_files_on_the_hub(saved, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     boundary = Boundary(monkeypatch, saved)
+    checked = []
+    monkeypatch.setattr("snellen.models.load.check_gguf", lambda *given: checked.append(given[0]) or ("a note",))
     identity = load_model("someone/quants:model.Q4_K_M.gguf").identity
+    assert [(place.location, place.gguf, place.revision) for place in checked] == [
+        ("someone/quants", "model.Q4_K_M.gguf", boundary.commit)
+    ]
+    assert identity.notes == ("a note",)
     assert (identity.kind, identity.revision) == ("gguf", boundary.commit)
     assert {(call[1], call[2]["gguf_file"]) for call in boundary.calls} == {("someone/quants", "model.Q4_K_M.gguf")}
     assert "use_safetensors" not in boundary.calls[2][2]

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from snellen.organisms import cache, folders
+from snellen.organisms import cache, folders, training
 from snellen.organisms.catalogue import Organism
 from snellen.organisms.training import Gate, Stage, Training
 from tests.organisms.tiny import ARMS
+from tests.touched import touched
 
 STAGES = tuple(
     Stage(name=name, gates=(Gate(region="states", below=below),)) for name, below in (("a", 2.2), ("b", 1.8))
@@ -102,8 +103,10 @@ def test_the_key_knows_everything_that_the_weights_depend_on(monkeypatch):
     assert len(keys) == 8
     before = cache.key(TINY, 0)
     assert before == cache.key(TINY, 0)
-    source = cache.inspect.getsource
-    monkeypatch.setattr(cache.inspect, "getsource", lambda module: source(module) + "# changed")
+    for name in (training.__name__, "snellen.organisms.language", "snellen.organisms.arms"):
+        with touched(name):
+            assert cache.key(TINY, 0) != before
+    monkeypatch.setattr(cache, "versions", lambda: {"torch": "another"})
     assert cache.key(TINY, 0) != before
 
 

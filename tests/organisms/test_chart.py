@@ -3,6 +3,8 @@ import json
 import pytest
 
 from snellen.organisms import chart
+from snellen.results import provenance
+from tests.touched import touched
 
 
 def row(**changes):
@@ -64,32 +66,14 @@ def test_no_number_is_no_number():
     assert brief["objections"] == ["seed 0: no number"]
 
 
-def test_the_hash_is_of_the_code_that_is_tested(monkeypatch, tmp_path):
-    def hash_of(root):
-        class Spec:
-            submodule_search_locations = (str(root),)
-
-        monkeypatch.setattr(chart.importlib.util, "find_spec", lambda name: Spec)
-        chart.code_hash.cache_clear()
-        return chart.code_hash()
-
-    try:
-        for name in (*chart.TESTED[:3], "results", "report"):
-            (tmp_path / name).mkdir()
-            (tmp_path / name / "a.py").write_text("x = 1\n")
-        (tmp_path / "results" / "statistics.py").write_text("y = 1\n")
-        before = hash_of(tmp_path)
-        (tmp_path / "report" / "a.py").write_text("x = 2\n")
-        (tmp_path / "lookahead" / "notes.txt").write_text("no code")
-        assert hash_of(tmp_path) == before
-        (tmp_path / "lookahead" / "a.py").write_bytes(b"x = 1\r\n")  # a checkout with other line ends
-        assert hash_of(tmp_path) == before
-        for name in ("attention/a.py", "measures/a.py", "results/statistics.py"):
-            (tmp_path / name).write_text("x = 3\n")
-            assert hash_of(tmp_path) != before
-            before = hash_of(tmp_path)
-        (tmp_path / "measures" / "a.py").rename(tmp_path / "measures" / "b.py")
-        assert hash_of(tmp_path) != before
-    finally:
-        monkeypatch.undo()
-        chart.code_hash.cache_clear()
+def test_the_hash_is_of_what_the_self_test_runs_and_of_what_it_runs_on(monkeypatch):
+    before = chart.code_hash()
+    assert before == chart.code_hash()
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "versions", lambda: {"torch": "another"})
+        assert chart.code_hash() != before
+    moved = []
+    for name in ("snellen.runner.scoring", "snellen.studies.decisions", "snellen.report.html"):
+        with touched(name):
+            moved.append(chart.code_hash() != before)
+    assert moved == [True, True, False]

@@ -222,3 +222,16 @@ def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", tokens=300)
     first = write_report(folder).read_bytes()
     assert write_report(folder).read_bytes() == first
+
+
+def test_the_header_counts_the_documents_that_were_scored(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", documents=8)
+    about = json.loads((folder / "run.json").read_text())
+    for place, entry in enumerate(about["text"]["documents"]):
+        entry["scored"] = 0 if place in (0, 3) else 7
+    second = about["text"]["documents"][1]["name"]
+    (folder / "run.json").write_text(json.dumps(about))
+    write_report(folder)
+    words = words_of(folder)
+    assert "6 of 8 documents" in words
+    assert f"{second} and 5 more" in words

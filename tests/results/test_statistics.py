@@ -6,6 +6,7 @@ from scipy import stats
 
 from snellen.errors import Refused
 from snellen.results import statistics
+from snellen.results.estimates import Estimate
 
 
 def test_documents_are_the_units_from_twenty_on():
@@ -117,3 +118,22 @@ def test_coverage_on_units_that_differ():
             low, high = drawn.interval(total.sum() / size.sum(), means)
             inside += low <= 0.05 <= high
         assert inside / 200 > 0.88
+
+
+def test_an_interval_holds_its_own_value():
+    """Percentiles of the best of several numbers lie above it: resampling makes the best look better."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(30, 40))
+    drawn = statistics.resamples(30, number=200, level=0.5, seed=0)
+    best = (values.T @ drawn.counts / 30).max(axis=0)
+    point = values.mean(axis=0).max()
+    assert np.quantile(best, 0.25) > point
+    low, high = drawn.interval(point, best)
+    assert low == point
+    assert high == pytest.approx(np.quantile(best, 0.75))
+
+
+def test_an_estimate_ends_where_its_number_must():
+    found = Estimate(value=0.9, low=0.7, high=1.1).within(0, 1)
+    assert (found.value, found.low, found.high) == (0.9, 0.7, 1)
+    assert Estimate.undefined("why").within(0, 1) == Estimate.undefined("why")

@@ -9,6 +9,7 @@ from snellen.errors import InputError
 from snellen.organisms import chart
 from snellen.studies import self_test as module
 from snellen.studies.examinations import EXAMINATIONS
+from snellen.studies.names import slug
 from snellen.studies.organisms import Estimate, Point, SeedResult
 from snellen.studies.self_test import chosen, self_test
 
@@ -36,8 +37,23 @@ def test_organisms_are_chosen_by_either_name():
     assert [one.name for one in chosen(["markov, too flat", "planless"])] == [
         "pair, planning text", "pair, own text", "markov, too flat",
     ]  # fmt: skip
-    with pytest.raises(InputError, match="only 'unicorn': no such organism; known are planless, planner"):
+    assert chosen(["markov-too-flat", "planless"]) == chosen(["markov, too flat", "planless"])
+    with pytest.raises(InputError, match="only 'unicorn': no such organism; known are planless, planner") as refused:
         chosen(["planner", "unicorn"])
+    names = str(refused.value).partition("known are ")[2].split(", ")
+    assert chosen(names) == list(EXAMINATIONS)  # each can be typed as it is listed
+    for name in names:
+        assert chosen([name])
+
+
+def test_the_names_are_listed_as_they_are_typed(capsys):
+    assert main(["organisms", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for one in EXAMINATIONS:
+        (line,) = (line for line in lines if line.split()[:1] == [slug(one.name)])
+        assert chosen([line.split()[0]])
+        assert one in chosen([line.split()[1]])
+        assert line.rstrip().endswith(one.says)
 
 
 @pytest.mark.usefixtures("_quick")

@@ -145,6 +145,8 @@ def test_a_training_gives_the_same_numbers_again():
 def test_bad_input_is_one_line(tmp_path, capsys):
     assert main(["sweep", "stunting", "--only", "balanced", "--out", str(tmp_path)]) == 2
     assert "only 'balanced': no such variant; known are ordinary, myopic" in capsys.readouterr().err
+    assert main(["sweep", "stunting", "--only", "balance-D3", "skip", "balance, naive, D = 1 or so"]) == 2
+    assert "balance-naive-D1, particle, " in capsys.readouterr().err
     assert main(["sweep", "stunting", "--seeds", "0", "--out", str(tmp_path)]) == 2
     assert "seeds = 0" in capsys.readouterr().err
     (tmp_path / "x.json").write_text("{}")
@@ -164,3 +166,12 @@ def test_a_sweep_writes_into_no_folder_of_others_and_alone(tmp_path, capsys, stu
     with locked(tmp_path / "a"):
         assert main(["sweep", study, "--out", str(tmp_path / "a")]) == 2
     assert "is being written by process" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_mean_of_shares_ends_at_one():
+    from snellen.studies.stunting.tables import Mean
+
+    found = Mean.of([0.9, 1.0, 1.0])
+    assert found.high > 1
+    assert found.within(0, 1).high == 1
+    assert Mean.of([0.9, 1.0]).within(0, 1).low is None

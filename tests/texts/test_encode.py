@@ -162,3 +162,27 @@ def test_special_and_unused_ids_are_no_part_of_a_word():
 def test_without_any_letter():
     backend = Tokenizer(models.WordLevel({"?": 0, "e2": 1, "e4": 2}, unk_token="?"))
     assert starts_word(PreTrainedTokenizerFast(tokenizer_object=backend), 3).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "trimmed", "metaspace"])
+@pytest.mark.parametrize("text", ["<s>the cat", "<s> the cat", "<s><s>the", "a <s> cat", "<s>漢字 <s>x", "the cat"])
+def test_a_text_that_begins_with_the_first_token_has_it_once(kind, text):
+    tokenizer = {"bytes": BYTES, "trimmed": TRIMMED, "metaspace": SPACES}[kind]
+    plain = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, bos, document = plain["input_ids"], tokenizer.bos_token_id, Document("d", text)
+    found = encode(tokenizer, document, bos=bos)
+    own = text.startswith("<s>")
+    assert found.own_bos == own
+    assert [bos, *found.ids.tolist()] == (ids if own else [bos, *ids])
+    assert "".join(pieces(document, found)) == (text[3:] if own else text)
+    assert found.start[0] == (3 if own else 0)
+    assert found.end.tolist() == np.maximum.accumulate([end for _, end in plain["offset_mapping"]])[own:].tolist()
+    # Where nothing is put in front, the text is read as the tokenizer reads it.
+    assert encode(tokenizer, document).ids.tolist() == ids
+    assert not encode(tokenizer, document).own_bos
+
+
+def test_nothing_but_a_first_token_is_no_text():
+    with pytest.raises(InputError, match=r"^text 'd': nothing but the model's first token"):
+        encode(BYTES, Document("d", "<s>"), bos=BYTES.bos_token_id)
+    assert encode(BYTES, Document("d", "<s>")).ids.tolist() == [BYTES.bos_token_id]

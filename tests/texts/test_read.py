@@ -97,6 +97,11 @@ def test_names_are_short_and_distinct(folder):
         ("a.jsonl", b'"text"', ("'a.jsonl', line 1", "a JSON str", '{"text": ...}')),
         ("a.jsonl", b'{"text": ""}\n', ("'a.jsonl'", "no line with any text in field 'text'", "leave the file out")),
         ("a.jsonl", b'{"text": "\xff"}', ("'a.jsonl'", "not UTF-8", "byte 10", "0xff", "iconv")),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "a \\ud83d"}', ("line 2, field 'text'", "U+D83D", "character 2")),
+        ("a.jsonl", b'{"text": "nul: \\u0000"}', ("'a.jsonl', line 1, field 'text'", "a NUL character at character 5")),
+        ("a.jsonl", b"[" * 100_000, ("'a.jsonl', line 1", "JSON that cannot be read", "one flat object")),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", ("'a.jsonl', line 1", "JSON that cannot be read", "digits")),
+        ("a.txt", "half \ud800".encode(errors="surrogatepass"), ("'a.txt'", "not UTF-8", "byte 5", "0xed")),
         ("a.json", b'{"text": "x"}', ("'a.json'", "not a list of documents", "jq", "a.jsonl")),
         ("a.parquet", b"nonsense", ("'a.parquet'", "not a readable Parquet file", "write it again")),
     ],
@@ -116,6 +121,34 @@ def test_wrong_parquet_columns(folder):
     pq.write_table(pa.table({"text": pa.array([None, " "], pa.string())}), "t.parquet")
     with complaint("'t.parquet'", "no row with any text", "leave the file out"):
         read_documents(["t.parquet"])
+
+
+def test_pairs_of_surrogates_in_json_are_characters(folder):
+    write(folder, "a.jsonl", b'{"text": "\\ud83d\\ude00 \\ufeff"}\n{"text": "\\ufeffone\\r\\ntwo"}')
+    first, second = read_documents(["a.jsonl"])
+    assert (first.text, first.notes) == ("\U0001f600 \ufeff", ())
+    assert (second.text, second.notes) == ("one\ntwo", ("byte-order mark removed", "CRLF line ends read as LF"))
+
+
+def test_parquet_that_is_not_what_it_promises(folder):
+    raw = pa.array([b"fine", b"caf\xe9"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())  # nobody checks that it is UTF-8
+    pq.write_table(pa.table({"text": text}), "t.parquet")
+    with complaint("'t.parquet', row 2, column 'text'", "not UTF-8", "byte 3", "0xe9"):
+        read_documents(["t.parquet"])
+    pq.write_table(pa.table({"text": ["fine", "a\0b"]}), "t.parquet")
+    with complaint("'t.parquet', row 2, column 'text'", "a NUL character at character 1"):
+        read_documents(["t.parquet"])
+    pq.write_table(pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["text", "text"]), "t.parquet")
+    with complaint("text 't.parquet'"):  # what is wrong with it pyarrow says, in the words of its release
+        read_documents(["t.parquet"])
+
+
+@pytest.mark.parametrize("text", ["a \udc80 b", "a \0 b"])
+def test_strings_that_no_file_could_hold(text):
+    for given in (text, ["fine", text], Document("mine", text)):
+        with complaint("text", "at character 2", "remove or replace"):
+            documents_from(given)
 
 
 def test_missing_files(folder):

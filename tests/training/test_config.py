@@ -131,12 +131,13 @@ def test_texts_are_cut_into_windows_behind_the_first_token():
 
 
 def test_rows_are_padded_on_the_right_and_padding_is_no_target():
-    batch = collate([{"input_ids": [5, 6, 7], "row": 0}, {"input_ids": [8], "row": 4}])
+    whole = {"input_ids": [5, 6, 7], "targets": [False, True, True], "row": 0}
+    batch = collate([whole, {"input_ids": [8], "targets": [False], "row": 4}])
     assert batch["input_ids"].tolist()[1][0] == 8
-    assert batch["labels"].tolist() == [[5, 6, 7], [8, IGNORED, IGNORED]]
+    assert batch["labels"].tolist() == [[IGNORED, 6, 7], [IGNORED] * 3]  # nothing predicts the first
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["rows"].tolist() == [0, 4]
-    assert "attention_mask" not in collate([{"input_ids": [5, 6], "row": 0}])
+    assert "attention_mask" not in collate([whole])
 
 
 def test_a_fingerprint_tells_data_apart():

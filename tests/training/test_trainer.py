@@ -53,7 +53,7 @@ def test_eight_micro_batches_are_one_batch_of_eight(tmp_path, method):
     many = trained(tmp_path / "many", method, per_device_train_batch_size=1, gradient_accumulation_steps=8, **settings)
     before = {name: tensor.detach() for name, tensor in model().named_parameters()}
     assert moved(before, weights(one)) > 1e-2
-    assert_close(weights(one), weights(many), 1e-5)
+    assert_close(weights(one), weights(many), 2e-5)  # float32, on whatever processor
 
 
 @pytest.mark.parametrize("method", STUNTING)
@@ -82,6 +82,18 @@ def test_two_processes_are_one(tmp_path, method):
     run(one, method, "--settings", json.dumps({**settings, "per_device_train_batch_size": 8}))
     run(two, method, "--settings", json.dumps({**settings, **halves}), processes=2)
     assert_close(load_file(one / "model.safetensors"), load_file(two / "model.safetensors"), 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_every_row_once(tmp_path):
+    """23 rows, 3 at a time: the last batches are filled up with rows that were evaluated before."""
+    losses = []
+    for processes, size in ((1, 23), (1, 1), (2, 3)):
+        settings = {"per_device_eval_batch_size": size} | ({"ddp_backend": "gloo"} if processes > 1 else {})
+        folder = tmp_path / f"{processes} {size}"
+        run(folder, "ordinary", "--evaluate", 23, "--settings", json.dumps(settings), processes=processes)
+        losses.append(float((folder / "eval_loss").read_text()))
+    assert losses == pytest.approx([losses[0]] * 3, abs=5e-6)
 
 
 @pytest.mark.slow

@@ -79,12 +79,21 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("--kill", type=int, default=0)
     parser.add_argument("--settings", default="{}")
+    parser.add_argument("--evaluate", type=int, default=0, help="rows to evaluate on, instead of training")
     given = parser.parse_args()
     torch.set_num_threads(1)
     settings = json.loads(given.settings)
     callbacks = [Kill(given.kill)] if given.kill else []
-    trainer = StuntingTrainer(model(), config(given.folder, given.method, **settings), rows(), callbacks=callbacks)
-    trainer.train()
+    held_out = rows(given.evaluate, seed=5) if given.evaluate else None
+    args = config(given.folder, given.method, **settings)
+    trainer = StuntingTrainer(model(), args, rows(), held_out, callbacks=callbacks)
+    if held_out is None:
+        trainer.train()
+    else:
+        loss = trainer.evaluate()["eval_loss"]
+        if trainer.is_world_process_zero():
+            Path(given.folder).mkdir(parents=True, exist_ok=True)
+            (Path(given.folder) / "eval_loss").write_text(repr(loss))
     trainer.close()
     wrapped = [one for one in gc.get_objects() if type(one) is DistributedDataParallel]
     assert not wrapped, "a wrapped model is left, and keeps gloo's threads alive"

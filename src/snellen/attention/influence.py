@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from snellen.attention.myopic.interface import replace_hidden
 from snellen.errors import InputError
+from snellen.models.body import body_of
 
 
 def influence_matrix(
@@ -29,7 +30,7 @@ def influence_matrix(
     """
     if len(input_ids) < 2:
         raise InputError(f"input_ids: {len(input_ids)} tokens; a loss needs two")
-    decoder = model.get_decoder()
+    decoder = body_of(model)
     blocks: Any = getattr(decoder, "layers", getattr(decoder, "h", ()))
     if not 0 <= layer < len(blocks):
         raise InputError(f"layer = {layer}: {type(model).__name__} has {len(blocks)} layers, counted from 0")

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from snellen.attention.caches import CACHE_NAMES, holds_text
 from snellen.attention.rollout import as_autocast, attention_configs
 from snellen.errors import InputError, Refused
+from snellen.models.body import body_of
 
 NAME = "snellen_keeping_"
 
@@ -47,6 +49,7 @@ class Kept:
     recording: bool = False  # the body's forward is being run
     _paused: bool = False
     _arguments: dict[str, Any] = field(default_factory=dict)
+    _continued: bool = False  # it went on from a cache
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -63,11 +66,13 @@ class Kept:
         Raises
         ------
         InputError
-            No forward pass, or one of another batch; left padding, packed sequences (`position_ids` that restart), a
-            mask of another kind; a position is wanted that was masked.
+            No forward pass, or one of another batch, or one that went on from a cache; left padding, packed sequences
+            (`position_ids` that restart), a mask of another kind; a position is wanted that was masked.
         """
         if self.hidden is None:
             raise InputError("kept: no forward pass was run inside `with keeping(model)`")
+        if self._continued:
+            raise InputError("kept: of a forward pass that went on from a cache; run the texts from their beginnings")
         ids, mask, places = (self._arguments.get(n) for n in ("input_ids", "attention_mask", "position_ids"))
         if self.hidden.shape[:2] != input_ids.shape:
             raise InputError(f"kept: of a batch {tuple(self.hidden.shape[:2])}, not of {tuple(input_ids.shape)}")
@@ -104,9 +109,9 @@ def keeping(model: PreTrainedModel) -> Iterator[Kept]:
     """
     kept, token = Kept(), None
     before = [(config, config._attn_implementation_internal) for config in attention_configs(model)]
-    body = model.get_decoder()
+    body = body_of(model)
     hooks = [
-        body.register_forward_pre_hook(lambda _, args, kwargs: _begin(kept, args, kwargs), with_kwargs=True),
+        body.register_forward_pre_hook(lambda own, args, kwargs: _begin(kept, own, args, kwargs), with_kwargs=True),
         body.register_forward_hook(lambda _, __, output: _end(kept, output)),
     ]
     try:
@@ -124,12 +129,13 @@ def keeping(model: PreTrainedModel) -> Iterator[Kept]:
             hook.remove()
 
 
-def _begin(kept: Kept, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _begin(kept: Kept, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if kept._paused:
         return
     kept.text, kept.hidden, kept.recording = {}, None, True
-    named = {"input_ids": args[0]} if args else {}
-    kept._arguments = {n: {**named, **kwargs}.get(n) for n in ("input_ids", "attention_mask", "position_ids")}
+    given = {**dict(zip(inspect.signature(body.forward).parameters, args, strict=False)), **kwargs}
+    kept._arguments = {n: given.get(n) for n in ("input_ids", "attention_mask", "position_ids")}
+    kept._continued = any(holds_text(given.get(n)) for n in CACHE_NAMES)
 
 
 def _end(kept: Kept, output: Any) -> None:

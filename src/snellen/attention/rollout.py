@@ -37,14 +37,7 @@ NAME = "snellen_rollout"
 
 # Arguments that transformers hands to every attention function and that do not change what it computes here.
 _INERT = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
-_INERT |= {
-    "past_key_values",
-    "past_key_value",
-    "num_items_in_batch",
-    "logits_to_keep",
-    "return_dict",
-    "position_embeddings",
-}
+_INERT |= {"num_items_in_batch", "logits_to_keep", "return_dict", "position_embeddings"}
 
 _FEW = 8  # nodes of a branch that are taken one by one; more are gathered at once
 _GATHERED_BYTES = 4 << 20  # of keys and values together; they are read again at once, from the cache

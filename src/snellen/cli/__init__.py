@@ -91,15 +91,19 @@ def exam(
     """
     console = _begin(quiet=quiet)
     console.say(f"loading {model} …")
+    from snellen.cli.beforehand import check_exam
+
+    request, wanted = request or Request(), measures or ["lookahead-gain"]
+    texts = check_exam(model, text, request, wanted, field=field, out=out, revision=revision, tokenizer=tokenizer)
     from snellen.cli.show import show_findings, show_run
     from snellen.runner import examine
 
     run = examine(
         model,
-        text,
-        request or Request(),
+        texts,
+        request,
         out=out,
-        measures=measures or ("lookahead-gain",),
+        measures=wanted,
         field=field,
         progress=console,
         dtype=dtype,
@@ -180,11 +184,18 @@ def convert(
     """
     console = _begin(quiet=False)
     console.say(f"converting {source} …")
+    from snellen.cli.beforehand import check_model
+    from snellen.models.sources import check_new_folder
+
+    check_model(source, revision=revision, tokenizer=tokenizer)
+    check_new_folder(folder.expanduser())
     from snellen.models.conversion import convert as convert_model
 
-    convert_model(
+    identity = convert_model(
         source, folder, tokenizer=tokenizer, revision=revision, dtype=dtype, trust_remote_code=trust_remote_code
     )
+    for note in identity.notes:
+        console.say(f"note: {note}")
     console.close()
     say(folder)
 

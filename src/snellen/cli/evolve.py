@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
 from snellen.cli.terminal import put_json, rich_text
 from snellen.errors import InputError
@@ -69,6 +70,7 @@ def evolve_texts(
     seed: Annotated[int | None, _says("Of everything that is drawn.", "seed")] = None,
     start: Annotated[Path | None, Parameter(name="--from")] = None,
     out: Path | None = None,
+    overwrite: bool = False,
     top: int = 5,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     device: str | None = None,
@@ -95,6 +97,8 @@ def evolve_texts(
         A file that --out wrote: go on from its texts.
     out
         Write the population, its scores, the trace and the settings to this file, also while it evolves.
+    overwrite
+        Replace the file that --out names, if it is there. (The one of --from is replaced without.)
     top
         Texts to print.
     dtype
@@ -120,10 +124,17 @@ def evolve_texts(
         "proposal_temperature": proposal_temperature, "passes": passes, "memory": memory, "seed": seed,
     }  # fmt: skip
     settings = _settings(mode, wishes)
+    from snellen.request import bytes_of
+    from snellen.texts.read import check_characters
+
+    bytes_of(settings.memory)
+
+    for name, text in (("prompt", prompt), ("suffix", suffix)):
+        check_characters(text, name)
     if top < 1:
         raise InputError(f"top {top}: must be at least 1")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"out {str(out)!r}: no folder {out.absolute().parent}: make it first")
+    same = start is not None and out is not None and start.exists() and out.exists() and out.samefile(start)
+    check_outputs({"out": out}, overwrite=overwrite or same)
     total = settings.steps if isinstance(settings, Metropolis) else settings.generations
     console = Watching(quiet=quiet, out=out, total=total)
     from snellen import cli
@@ -133,6 +144,7 @@ def evolve_texts(
     from snellen.lookahead import evolution
     from snellen.models.masked import load_masked
 
+    record = None if start is None else evolution.read_record(start)
     loaded = load_masked(
         model,
         tokenizer=tokenizer,
@@ -141,7 +153,7 @@ def evolve_texts(
         device=device or "auto",
         trust_remote_code=trust_remote_code,
     )
-    texts = [] if start is None else evolution.read_population(start, loaded)
+    texts = [] if record is None else evolution.population_of(record, loaded, str(start))
     common: dict[str, Any] = {"prompt": prompt, "suffix": suffix, "start": texts, "watch": console.turn}
     if isinstance(settings, Metropolis):
         found = evolution.metropolis(loaded, settings=settings, **common)

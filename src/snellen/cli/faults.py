@@ -28,7 +28,8 @@ def not_ours(error: BaseException) -> str | None:
     return f"{place}{found[0]}; {found[1]}"
 
 
-_NETWORK = ("requests", "httpx", "huggingface_hub", "urllib3", "urllib")  # their errors are OSErrors too
+# Whose errors are OSErrors too.
+_NETWORK = ("requests", "httpx", "httpx2", "httpcore", "httpcore2", "huggingface_hub", "urllib3", "urllib")
 
 
 def ours(error: BaseException) -> str:

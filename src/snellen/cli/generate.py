@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from snellen.cli.outputs import check_outputs, free_name
 from snellen.cli.terminal import put_json, say
 from snellen.errors import InputError
 
@@ -61,8 +62,10 @@ def generate_texts(
     seed: Annotated[int | None, _says("Of what is drawn.", "seed")] = None,
     stop: list[str] | None = None,
     count: int = 1,
+    generation_config: bool = False,
     show_tree: bool = False,
     tree: Path | None = None,
+    overwrite: bool = False,
     json: bool = False,
     quiet: bool = False,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -94,11 +97,17 @@ def generate_texts(
         Texts that end what is written; they are not part of it. (\\n as in a prompt.)
     count
         Texts for each prompt.
+    generation_config
+        Follow the model's generation_config.json (repetition penalty, banned words, temperature, …); otherwise only
+        its special tokens count, and a method is what its name says. What you give yourself goes first. Not with power.
     show_tree
         Print the tree that the first token was chosen from, and write a page with all of them (see --tree). Method
         amplified only.
     tree
-        The page: one HTML file. By default generate.html, with --show-tree.
+        The page: one HTML file. With --show-tree by default generate.html, or generate-2.html and so on where there is
+        one already.
+    overwrite
+        Replace the file that --tree names, if it is there.
     json
         Print texts, tokens and log-probabilities as JSON.
     quiet
@@ -123,9 +132,11 @@ def generate_texts(
     settings = _settings(method, given, count=count, max_new_tokens=max_new_tokens)
     if (show_tree or tree is not None) and method != "amplified":
         raise InputError(f"show-tree: method {method} has no trees; use --method amplified")
-    page = tree or (Path("generate.html") if show_tree else None)
-    if page is not None and not page.absolute().parent.is_dir():
-        raise InputError(f"tree {str(page)!r}: no folder {page.absolute().parent}: make it first")
+    if generation_config and method == "power":
+        raise InputError("generation-config: method power weighs whole texts and cannot follow one; leave it out")
+    check_outputs({"tree": tree}, overwrite=overwrite)
+    page = tree or (free_name(Path("generate.html")) if show_tree else None)
+    check_outputs({"tree": page}, overwrite=overwrite)
     prompts = _prompts(prompt, prompt_file)
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
@@ -138,6 +149,7 @@ def generate_texts(
     from snellen.cli.trees import write_page
     from snellen.cli.writing import Job, Speaker, as_json, write
     from snellen.lookahead import deployed
+    from snellen.lookahead.generation_config import held
     from snellen.subject import load
 
     found = deployed.read(model) if method == "amplified" else None
@@ -150,6 +162,7 @@ def generate_texts(
         changed = [name for name in own if name not in kept]
         told = f"; not its {', '.join(changed)}, which you gave" if changed else ""
         console.say(f"lookahead as {settings_from['file']} has it: {found}{told}")
+    _check_method(method, settings)
     subject = load(
         model,
         tokenizer=tokenizer,
@@ -159,6 +172,10 @@ def generate_texts(
         bos="auto" if bos == "auto" else bos == "always",
         trust_remote_code=trust_remote_code,
     )
+    follow: dict[str, Any] = {}
+    if own_settings := held(subject.model):
+        follow, told = _followed(own_settings, method, settings, given, wanted=generation_config)
+        console.say(told)
     job = Job(
         subject=subject,
         method=method,
@@ -167,8 +184,11 @@ def generate_texts(
         stops=stops,
         details=page is not None or json,
         settings_from=settings_from,
+        follow=follow,
     )
     job.check(prompts)
+    if own_bos := job.own_bos(prompts):
+        console.say(f"{own_bos} of {len(prompts)} prompts begin with the model's first token (BOS), which is read once")
     many = len(prompts) * count > 1
     texts = []
     for number, text in enumerate(write(job, prompts, count, speak=None if json else Speaker(many=many)), start=1):
@@ -185,6 +205,45 @@ def generate_texts(
         say(f"page    {page}", error=json)
 
 
+def _check_method(method: str, settings: dict[str, Any]) -> None:
+    """What the search or the sampler would refuse, before a model is loaded. Raises InputError."""
+    if method == "amplified":
+        from snellen.lookahead.amplification import Amplification
+
+        Amplification(**{name: settings[name] for name in ("width", "horizon", "alpha", "weight", "mix")})
+    elif method == "power":
+        from snellen.lookahead.sequential import Settings
+
+        Settings(alpha=settings["alpha"])
+
+
+def _followed(
+    own: dict[str, Any], method: str, settings: dict[str, Any], given: dict[str, Any], *, wanted: bool
+) -> tuple[dict[str, Any], str]:
+    """What of a model's generation config is followed, and what is to be said of it.
+
+    Where it has a setting that the method has too, it is the method's default (in `settings`).
+    """
+    from snellen.lookahead.generation_config import followed, told
+
+    file = "generation_config.json of the model"
+    if not wanted:
+        return {}, f"{file} put aside: {told(own)} (--generation-config follows it)"
+    samples = method not in ("greedy", "beam") and given["temperature"] != 0
+    follow = followed(own, method=method, samples=samples, beams=method == "beam")
+    without = [name for name in own if name not in follow]  # a method that does not sample has no use for top-k
+    for name, option in (("temperature", "temperature"), ("top_p", "top_p"), ("num_beams", "width")):
+        if name in follow and option in settings:
+            value = follow.pop(name)
+            if given[option] is None:
+                settings[option] = value
+            else:
+                without.append(name)
+    used = told({name: value for name, value in own.items() if name not in without})
+    but = f"; not its {', '.join(without)}, which you gave or method {method} has no use for" if without else ""
+    return follow, f"{file} is followed: {used or 'nothing of it'}{but}"
+
+
 def unescaped(text: str) -> str:
     """The two characters backslash and n as a line break (\\t: a tab): shells pass them as they are."""
     return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t", "\\": "\\"}[match[1]], text)
@@ -199,6 +258,10 @@ def _prompts(prompt: Sequence[str] | None, file: Path | None) -> list[str]:
             raise InputError(f"prompt-file {str(file)!r}: {error.strerror}: name a file that can be read") from error
         except UnicodeDecodeError as error:
             raise InputError(f"prompt-file {str(file)!r}: no UTF-8 at byte {error.start}: convert it first") from error
+    from snellen.texts.read import check_characters
+
+    for text in prompts:
+        check_characters(text, "prompt")
     return prompts or [""]
 
 

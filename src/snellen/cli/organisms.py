@@ -6,8 +6,11 @@ import json as json_text
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
+
+from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
 from snellen.cli.terminal import put_json, rich_text
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from snellen.studies.self_test import Outcome
 
 NOT_AS_EXPECTED = 3
+EXPECTED = {"gain": "gain", "nothing": "none", "shown": "–"}
 
 
 def examine_organisms(
@@ -28,6 +32,8 @@ def examine_organisms(
     processes: int | None = None,
     out: Path | None = None,
     picture: Path | None = None,
+    listed: Annotated[bool, Parameter(name="--list")] = False,
+    overwrite: bool = False,
     json: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -41,20 +47,28 @@ def examine_organisms(
     seeds
         How many models and texts of each kind.
     only
-        Names of organisms or examinations; a part is shown, and not filed for reports.
+        Names of organisms or examinations (see --list); a part is shown, and not filed for reports.
     processes
         How many work at once; by default one a core, four at most.
     out
         A file for the outcome as JSON.
     picture
         A file for a drawing (SVG) of what lookahead adds to a model while it learns to choose.
+    overwrite
+        Replace the files that --out and --picture name, if they are there.
+    listed
+        Name the organisms and examinations, with what is expected of each, and examine none.
     json
         Print JSON instead of the tables.
     quiet
         No progress.
     """
+    check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
 
+    if listed:
+        show_names()
+        return
     console = Watching(quiet=quiet)
     cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")
@@ -76,6 +90,20 @@ def examine_organisms(
         show(outcome)
     if not outcome.passed:
         raise SystemExit(NOT_AS_EXPECTED)
+
+
+def show_names() -> None:
+    """What `--only` takes: the examinations, and beside each the organism that it is one of."""
+    from snellen.cli.show import _console
+    from snellen.studies.examinations import EXAMINATIONS
+    from snellen.studies.names import slug
+
+    table = _table("Either name may follow --only; that of an organism means all its examinations")
+    for name in ("examination", "organism", "expected", "what it is"):
+        table.add_column(name, no_wrap=name != "what it is")
+    for one in EXAMINATIONS:
+        table.add_row(slug(one.name), slug(one.organism), EXPECTED[one.expects], one.says)
+    _console().print(table)
 
 
 class Watching(Console):
@@ -118,7 +146,7 @@ def _verdicts(rows: Sequence[Row]) -> Table:
         found = row.found
         each = " ".join(_seed(row, i) for i in range(len(row.seeds)))
         table.add_row(
-            row.name, {"gain": "gain", "nothing": "none"}.get(row.expects, "–"),
+            row.name, EXPECTED[row.expects],
             "–" if found is None else _number(found.gain.value), "–" if found is None else _interval(found.gain),
             each, "–" if row.room is None else f"{row.room:.2f}", _worst_placebo(row),
             "–" if row.expects == "shown" else "as expected" if row.passed else "NOT as expected",

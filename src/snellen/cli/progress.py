@@ -23,9 +23,9 @@ class Console:
         self._terminal = sys.stderr.isatty()
         self._bar: tuple[Progress, TaskID] | None = None
         self._folder: Path | None = None
-        self._done = self._total = self._first = 0
-        self._began = self._told = 0.0
-        self._share = self._part = 0.0
+        self._done = self._total = 0
+        self._stage = ""
+        self._first = self._began = self._told = self._shown = 0.0
 
     def say(self, line: str) -> None:
         if self._quiet:
@@ -37,30 +37,15 @@ class Console:
             print(line, file=sys.stderr, flush=True)
 
     def windows(self, folder: Path, done: int, total: int) -> None:
-        begin = self._folder is None
-        self._folder, self._done, self._total, self._part = folder, done, total, 0.0
-        if begin:
-            self._first, self._began = done, time.monotonic()
-        if self._quiet:
-            return
-        if self._terminal:
-            self._draw()
-        elif begin or done == total or self._due():
-            self._told, self._share = time.monotonic(), done / max(1, total)
-            print(f"scored {done} of {total} windows{self._left()}", file=sys.stderr, flush=True)
-        if done == total:
-            self.close()
+        self._folder, self._done, self._total = folder, done, total
+        self._show("scoring", done / max(1, total), f"scored {done} of {total} windows", step=True)
 
     def within(self, share: float) -> None:
-        self._part = share
-        if self._quiet:
-            return
-        if self._terminal:
-            self._draw()
-        elif time.monotonic() - self._told >= _EVERY_SECONDS:
-            self._told = time.monotonic()
-            part = f"scored {self._done} of {self._total} windows and {share:.0%} of the next"
-            print(f"{part}{self._left()}", file=sys.stderr, flush=True)
+        line = f"scored {self._done} of {self._total} windows and {share:.0%} of the next"
+        self._show("scoring", (self._done + share) / max(1, self._total), line)
+
+    def stage(self, name: str, share: float, now: str) -> None:
+        self._show(name, share, f"{name}: {share:.0%}, {now}" if now else f"{name}: {share:.0%}")
 
     def state(self) -> str:
         """What an interrupted command had done and how to go on."""
@@ -74,41 +59,51 @@ class Console:
             self._bar[0].stop()
             self._bar = None
 
-    def _due(self) -> bool:
+    def _show(self, stage: str, share: float, line: str, *, step: bool = False) -> None:
+        """A stage at its beginning and end, and in between now and then, the more so at a step of it (`step`)."""
+        begin, end = stage != self._stage, share >= 1
+        if begin:
+            self.close()
+            self._stage, self._first, self._began = stage, share, time.monotonic()
+        if self._quiet:
+            return
+        if self._terminal:
+            self._draw(stage, share, line)
+        elif begin or (end and step) or self._due(share, step=step):
+            self._told, self._shown = time.monotonic(), share
+            print(f"{line}{self._left(share)}", file=sys.stderr, flush=True)
+        if end:
+            self.close()
+
+    def _due(self, share: float, *, step: bool) -> bool:
         # A line when both some time and some share of the work have gone by, or a long time.
         waited = time.monotonic() - self._told
-        return waited >= _EVERY_SECONDS or (
-            waited >= 1 and self._done / max(1, self._total) - self._share >= _EVERY_SHARE
-        )
+        return waited >= _EVERY_SECONDS or (step and waited >= 1 and share - self._shown >= _EVERY_SHARE)
 
-    def _left(self) -> str:
-        fresh = self._done - self._first + self._part
-        if fresh <= 0 or self._done >= self._total:
+    def _left(self, share: float) -> str:
+        fresh = share - self._first
+        if fresh <= 0 or share >= 1:
             return ""
-        seconds = (time.monotonic() - self._began) / fresh * (self._total - self._done - self._part)
-        return f", about {duration(seconds)} left"
+        return f", about {duration((time.monotonic() - self._began) / fresh * (1 - share))} left"
 
-    def _draw(self) -> None:
+    def _draw(self, stage: str, share: float, line: str) -> None:
         from rich import progress
         from rich.console import Console as RichConsole
 
         if self._bar is None:
-            if self._done == self._total:
+            if share >= 1:
                 return
             bar = progress.Progress(
-                progress.TextColumn("scoring"),
+                progress.TextColumn("{task.fields[line]}", markup=False),
                 progress.BarColumn(),
-                progress.TextColumn("{task.fields[done]}/{task.total} windows"),
                 progress.TimeElapsedColumn(),
                 progress.TextColumn("{task.fields[left]}"),
                 console=RichConsole(stderr=True),
                 transient=True,
             )
             bar.start()
-            self._bar = bar, bar.add_task("", total=self._total, left="", done=0)
-        self._bar[0].update(
-            self._bar[1], completed=self._done + self._part, left=self._left().lstrip(", "), done=self._done
-        )
+            self._bar = bar, bar.add_task(stage, total=1.0, left="", line=line)
+        self._bar[0].update(self._bar[1], completed=share, left=self._left(share).lstrip(", "), line=line)
 
 
 def duration(seconds: float) -> str:

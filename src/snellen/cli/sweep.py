@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from snellen.cli.outputs import check_outputs
 from snellen.cli.progress import Console, duration
 from snellen.cli.terminal import put_json
 from snellen.cli.terminal import say as tell
@@ -29,6 +30,7 @@ def run_study(
     processes: int | None = None,
     out: Path | None = None,
     picture: Path | None = None,
+    overwrite: bool = False,
     json: bool = False,
     markdown: bool = False,
     quiet: bool = False,
@@ -61,6 +63,8 @@ def run_study(
     picture
         A file for a drawing (SVG): stunting, the losses while models are trained; mesa, the errors by position (and
         those of text beside it, in a file whose name ends in -text).
+    overwrite
+        Replace the file that --picture names, if it is there.
     json
         Print JSON instead of the table.
     markdown
@@ -68,6 +72,7 @@ def run_study(
     quiet
         No progress.
     """
+    check_outputs({"picture": picture}, overwrite=overwrite)
     from snellen import cli
 
     console = Watching(quiet=quiet)

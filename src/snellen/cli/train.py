@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import json as json_text
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ def train_model(
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
     check: bool = False,
     deploy: bool = False,
+    json: bool = False,
     quiet: bool = False,
 ) -> None:
     """Train a model with controlled foresight, as a settings file says; the same command resumes.
@@ -34,11 +34,14 @@ def train_model(
     settings
         A TOML file with the tables model, data, training, amplifier and monitor.
     set
-        Change a setting: TABLE.NAME=VALUE, for example training.max_steps=100. Can be given more than once.
+        Change a setting: KEY=VALUE with any key of the file, for example training.max_steps=100 or
+        model.config.attn_pdrop=0. Can be given more than once.
     check
         Check settings, texts and model, and do not train.
     deploy
         Fit the lookahead on the held-out texts and save it with the model, for `snellen generate`.
+    json
+        Print the outcome as JSON.
     quiet
         No progress.
     """
@@ -46,31 +49,45 @@ def train_model(
 
     found = read_settings(settings, set or ())
     from snellen import cli
+    from snellen.cli.steps import Steps
 
-    console = cli._begin(quiet=quiet or int(os.environ.get("RANK", "0")) > 0)
+    console = Steps(quiet=quiet or int(os.environ.get("RANK", "0")) > 0)
+    cli._console = console
     console.say(f"loading {found.model.source} …")
+    from snellen.cli.telling import tell
+    from snellen.lookahead.deployed import NAME
     from snellen.training.job import trainer_for
 
-    overrides: dict[str, Any] = {"disable_tqdm": True} if quiet or not sys.stderr.isatty() else {}
-    trainer = trainer_for(found, **overrides)
+    trainer = trainer_for(found, say=console.say)
     config = trainer.args
-    rows, held_out = len(trainer.train_dataset), trainer.eval_dataset
+    held_out = trainer.eval_dataset
     console.say(
-        f"method {config.method}, {rows:,} rows of at most {trainer.max_length} tokens"
+        f"method {config.method}, {len(trainer.train_dataset):,} rows of at most {trainer.max_length} tokens"
         + (f", {len(held_out):,} held out" if held_out is not None else "")
     )
+    if own_bos := trainer.train_dataset.own_bos:
+        console.say(f"{own_bos:,} texts begin with the model's first token (BOS), which is read once")
     if deploy and held_out is None:
         raise InputError("deploy: the lookahead is fitted on held-out text; name some in data.held_out")
+    if held_out is not None and not (deploy or config.monitor or config.eval_strategy != "no"):
+        console.say("the held-out texts are not used: there is no [monitor], and training.eval_strategy is no")
     if check:
-        say(f"{settings}: in order")
+        say(json_text.dumps({"settings": str(settings), "in_order": True}) if json else f"{settings}: in order")
         return
+    tell(trainer, console)
     result = trainer.train()
     deployed = trainer.save_amplified() if deploy else None
     trainer.close()
     if not trainer.is_world_process_zero():
         return
     loss = None if math.isnan(result.training_loss) else round(result.training_loss, 6)
-    print(json.dumps({"steps": result.global_step, "training_loss": loss}))
+    outcome: dict[str, Any] = {"steps": result.global_step, "training_loss": loss, "model": config.output_dir}
+    if json:
+        if deployed is not None:
+            outcome["lookahead"] = json_text.loads((Path(config.output_dir) / NAME).read_text(encoding="utf-8"))
+        print(json_text.dumps(outcome))
+        return
+    print(f"trained {result.global_step:,} steps" + ("" if loss is None else f", mean loss {loss:.4f}"))
     if deployed is not None:
         say(f"lookahead {deployed}")
     say(f"model   {config.output_dir}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,15 @@ from transformers import StoppingCriteriaList
 
 from snellen.cli.terminal import written
 from snellen.errors import InputError
-from snellen.lookahead.amplification import Amplification
 from snellen.lookahead.decoding import Generated, Step, generate
-from snellen.lookahead.plans import StopText, check_room
+from snellen.lookahead.generation_config import aside, config_of, held, only_ids
+from snellen.lookahead.plans import check_ids, check_room
 from snellen.lookahead.power_sampling import power_sample
-from snellen.lookahead.settings import context_of
+from snellen.lookahead.preflight import writing_engine_for
+from snellen.lookahead.stop_texts import StopText
+from snellen.models.body import context_of, device_of, logit_columns
 from snellen.subject import Subject
+from snellen.texts.encode import without_bos
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,32 +49,55 @@ class Job:
     stops: list[str]
     details: bool
     settings_from: dict[str, Any] | None = None  # the file that some of the settings come from, and which
+    follow: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # settings of the model's generation config that are followed
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end a text."""
-        config = self.subject.model.generation_config
-        given = [config.eos_token_id, self.subject.tokenizer.eos_token_id]
+        """Tokens that end a text, of those that the model can write."""
+        model = self.subject.model
+        given = [config_of(model).eos_token_id, self.subject.tokenizer.eos_token_id]
         ids = [token for one in given for token in (one if isinstance(one, list) else [one]) if token is not None]
-        return list(dict.fromkeys(ids))
+        predicted = logit_columns(model)
+        return [token for token in dict.fromkeys(ids) if 0 <= token < predicted]
+
+    @property
+    def samples(self) -> bool:
+        """Whether its tokens are drawn."""
+        return self.method not in ("greedy", "beam") and self.settings.get("temperature") != 0
+
+    @property
+    def stop_text(self) -> StopText:
+        """Of tokens behind a prompt."""
+        return StopText(self.stops, self.subject.tokenizer, 0)
 
     def encoded(self, prompt: str) -> list[int]:
         """The prompt's tokens, with what the model wants in front; InputError where there is no token at all."""
         tokenizer, first = self.subject.tokenizer, self.subject.identity.bos
-        ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else []
+        ids = self._own(prompt)
         token = first.token_id
         if token is None and not ids and first.policy != "never":
             token = tokenizer.bos_token_id
-        ids = ids if token is None else [token, *ids]
+        ids = ids if token is None else [token, *without_bos(ids, token)]
         if not ids:
             raise InputError("prompt '': the model has no first token (BOS) to begin with; write a prompt")
         return ids
 
+    def own_bos(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts begin with the model's first token themselves; it is read once."""
+        token = self.subject.identity.bos.token_id
+        own = [self._own(prompt) for prompt in prompts]
+        return sum(len(ids) > len(without_bos(ids, token)) for ids in own)
+
+    def _own(self, prompt: str) -> list[int]:
+        tokenizer = self.subject.tokenizer
+        return list(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]) if prompt else []
+
     def check(self, prompts: Sequence[str]) -> None:
-        """Raises InputError for prompts that leave no room, before any of them is begun."""
-        if self.method == "amplified":
-            Amplification(**{n: self.settings[n] for n in ("width", "horizon", "alpha", "weight", "mix")})
+        """Raises InputError for prompts without room, Refused for a model whose cache is wrong, before any is begun."""
         rows = [torch.tensor(self.encoded(prompt)) for prompt in prompts]
+        check_ids(self.subject.model, "prompt: token", torch.cat(rows).tolist())
         longest, limit = max(map(len, rows)), context_of(self.subject.model)
         if limit is not None and longest >= limit:
             raise InputError(f"prompt of {longest} tokens: the model's context is {limit}; shorten it")
@@ -81,6 +107,9 @@ class Job:
             new=self.max_new_tokens,
             horizon=self.settings.get("horizon", 1),
             name="max-new-tokens",
+        )
+        writing_engine_for(
+            self.subject.model, length=longest + self.max_new_tokens - 1, horizon=self.settings.get("horizon", 1)
         )
 
 
@@ -126,7 +155,7 @@ def write(job: Job, prompts: Sequence[str], count: int, *, speak: Speaker | None
     """`count` texts for each prompt, in this order."""
     random = torch.Generator().manual_seed(job.settings.get("seed", 0))
     for prompt in prompts:
-        ids = torch.tensor([job.encoded(prompt)], device=job.subject.model.device)
+        ids = torch.tensor([job.encoded(prompt)], device=device_of(job.subject.model))
         together = _together(job, ids, count) if job.method in ("beam", "power") else None
         for number in range(count):
             if speak is not None:
@@ -148,22 +177,29 @@ def write(job: Job, prompts: Sequence[str], count: int, *, speak: Speaker | None
 
 
 def _amplified(job: Job, prompt: str, ids: Tensor, random: torch.Generator, hear: Callable[[int], None]) -> Text:
-    sampling: dict[str, Any] = {"do_sample": job.settings["temperature"] > 0}
-    if sampling["do_sample"]:
-        sampling |= {name: job.settings[name] for name in ("temperature", "top_p")}
-    found = generate(
-        job.subject.model,
-        ids,
+    sampling = {name: job.settings[name] for name in ("temperature", "top_p")} if job.samples else {}
+    options: dict[str, Any] = {
         **{name: job.settings[name] for name in ("width", "horizon", "alpha", "weight", "mix")},
-        **sampling,
-        max_new_tokens=job.max_new_tokens,
-        seed=random,
-        eos_token_id=job.ends,
-        stop=job.stops,
-        tokenizer=job.subject.tokenizer,
-        details=job.details,
-        on_token=lambda step: hear(step.token),
-    )
+        "seed": random,
+        "details": job.details,
+        "on_token": lambda step: hear(step.token),
+    }
+    if job.follow:  # transformers makes processors of them, as for the other methods, and hands these over
+        options["custom_generate"] = generate
+        found = _transformers(job, ids, options=options, do_sample=job.samples, **sampling)
+    else:
+        found = generate(
+            job.subject.model,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=job.max_new_tokens,
+            eos_token_id=job.ends,
+            stop=job.stops,
+            tokenizer=job.subject.tokenizer,
+            do_sample=job.samples,
+            **sampling,
+            **options,
+        )
     sequences, steps = (found.sequences, found.steps[0]) if isinstance(found, Generated) else (found, [])
     return _finished(job, prompt, ids, sequences[0, ids.shape[1] :].tolist(), {}, steps)
 
@@ -186,12 +222,11 @@ class _Ear:
 
 def _ordinary(job: Job, prompt: str, ids: Tensor, random: torch.Generator, hear: Callable[[int], None]) -> Text:
     """Greedy decoding and sampling by transformers."""
-    options: dict[str, Any] = {"do_sample": False}
-    if job.method != "greedy":
-        options = {"do_sample": True, "top_k": 0, "temperature": job.settings["temperature"]}
-        options["top_p"] = job.settings.get("top_p", 1.0)
+    options: dict[str, Any] = {"do_sample": job.samples}
+    if job.samples:
+        options |= {name: job.settings[name] for name in ("temperature", "top_p") if name in job.settings}
         torch.manual_seed(int(torch.randint(2**62, (), generator=random)))
-    sequences = _transformers(job, ids, streamer=_Ear(hear), **options)
+    sequences = _transformers(job, ids, options={"streamer": _Ear(hear)}, **options)
     return _finished(job, prompt, ids, sequences[0, ids.shape[1] :].tolist(), {})
 
 
@@ -199,7 +234,8 @@ def _together(job: Job, ids: Tensor, count: int) -> list[tuple[list[int], dict[s
     """Texts that are found at once, and what is known of each."""
     model, width = job.subject.model, ids.shape[1]
     if job.method == "beam":
-        found = _transformers(job, ids, do_sample=False, num_beams=job.settings["width"], num_return_sequences=count)
+        beams = {"num_beams": job.settings["width"], "num_return_sequences": count}
+        found = _transformers(job, ids, do_sample=False, **beams)
         return [(row[width:].tolist(), {}) for row in found]
     samples = power_sample(
         model,
@@ -218,20 +254,27 @@ def _together(job: Job, ids: Tensor, count: int) -> list[tuple[list[int], dict[s
 
 
 @torch.no_grad()
-def _transformers(job: Job, ids: Tensor, **options: Any) -> Tensor:
+def _transformers(job: Job, ids: Tensor, *, options: Mapping[str, Any] | None = None, **settings: Any) -> Any:
+    """transformers' `generate` with these settings and those of the model's own config that are to be followed."""
     criteria = StoppingCriteriaList()
     if job.stops:
         criteria.append(StopText(job.stops, job.subject.tokenizer, ids.shape[1]))
-    found: Tensor = job.subject.model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=job.max_new_tokens,
-        eos_token_id=job.ends or None,
-        pad_token_id=job.ends[0] if job.ends else 0,
-        stopping_criteria=criteria,
-        **options,
-    )
-    return found
+    own = {
+        "max_new_tokens": job.max_new_tokens,
+        "eos_token_id": job.ends or None,
+        "pad_token_id": job.ends[0] if job.ends else 0,
+    }
+    model = job.subject.model
+    whole = {"top_k": 0} if job.samples else {}  # 50 there unless one says otherwise
+    config = only_ids(model, **{**whole, **job.follow, **own, **settings})
+    with aside(model, config):
+        return model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            stopping_criteria=criteria,
+            **(options or {}),
+        )
 
 
 def _finished(
@@ -239,8 +282,11 @@ def _finished(
 ) -> Text:
     """Cut at the first token or text that ends it."""
     end = next((place for place, token in enumerate(new) if token in job.ends), None)
+    written = new[:end]
     tokens = new if end is None else new[: end + 1]
-    text = _decoded(job, tokens if end is None else tokens[:-1])
+    if (stopped := job.stop_text.cut(written)) < len(written):  # what writes whole texts does not stop at one
+        written = tokens = written[:stopped]
+    text = _decoded(job, written)
     places = [place for stop in job.stops if (place := text.find(stop)) >= 0]
     return Text(
         prompt=prompt,
@@ -295,6 +341,7 @@ def as_json(job: Job, texts: Sequence[Text]) -> dict[str, Any]:
             "stop": job.stops,
         },
         "settings_from": job.settings_from,
+        "generation_config": {"settings": held(job.subject.model), "followed": list(job.follow)},
         "texts": [
             {
                 "prompt": text.prompt,
@@ -316,7 +363,7 @@ def _log_probs(job: Job, text: Text) -> list[float]:
     """log p of each token under the model alone, nats."""
     if text.steps:
         return [step.log_prob for step in text.steps]
-    ids = torch.tensor([[*text.prompt_ids, *text.tokens]], device=job.subject.model.device)
+    ids = torch.tensor([[*text.prompt_ids, *text.tokens]], device=device_of(job.subject.model))
     logits = job.subject.model(input_ids=ids, use_cache=False).logits[0, len(text.prompt_ids) - 1 : -1].float()
     own = logits.log_softmax(-1).gather(-1, ids[0, len(text.prompt_ids) :, None])
     values: list[float] = own[:, 0].tolist()

@@ -16,6 +16,8 @@ from snellen.lookahead.amplification import Amplification, mixed
 from snellen.lookahead.beam_search import beam
 from snellen.lookahead.decoding import Generated, generate
 from snellen.lookahead.deployed import NAME, read
+from snellen.lookahead.plans import refuse_padding
+from snellen.models.body import device_of
 from snellen.models.load import load_model
 
 
@@ -63,11 +65,18 @@ class Lookahead:
     def next_token(
         self, input_ids: Int[Tensor, "batch pos"], *, memory: int | str = "1GB"
     ) -> Float[Tensor, "batch vocab"]:
-        """The amplified distribution of the token after the last one: probabilities, [batch, vocab]."""
+        """The amplified distribution of the token after the last one: probabilities, [batch, vocab].
+
+        Raises
+        ------
+        InputError
+            Rows that are padded: ask for texts of other lengths one by one.
+        """
+        refuse_padding(self.model, input_ids)
         s, last = self.settings, input_ids.shape[1] - 1
         rollouts = beam(self.model, input_ids, s.width, s.horizon, memory=memory, positions=(last, last + 1))
-        ids, q = (x[:, 0].to(self.model.device) for x in rollouts.next_token(alpha=s.alpha))
-        logits = self.model(input_ids=input_ids.to(self.model.device), use_cache=False).logits[:, -1].float()
+        ids, q = (x[:, 0].to(device_of(self.model)) for x in rollouts.next_token(alpha=s.alpha))
+        logits = self.model(input_ids=input_ids.to(device_of(self.model)), use_cache=False).logits[:, -1].float()
         rows = [
             mixed(row, {int(i): float(x) for i, x in zip(own, log_q, strict=True) if i >= 0}, s)
             for row, own, log_q in zip(logits, ids, q.log(), strict=True)

@@ -27,8 +27,10 @@ from snellen.lookahead.head import First, first_tokens, rows_per_block
 from snellen.lookahead.preflight import ENGINES, engine_for
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.search import search
-from snellen.lookahead.settings import bytes_of, check_search
+from snellen.lookahead.settings import check_search
 from snellen.lookahead.weighted import Particles, check_alpha
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -285,7 +287,7 @@ def _engine(model: PreTrainedModel, *, length: int, horizon: int, engine: str) -
         raise InputError(f"engine {engine!r}: must be one of {', '.join(ENGINES)}")
     if engine != "auto":
         return (ColumnEngine if engine == "columns" else PlainEngine)(model)
-    with torch.autocast(model.device.type, enabled=False):
+    with torch.autocast(device_of(model).type, enabled=False):
         return engine_for(model, length=length, horizon=horizon)
 
 

@@ -23,7 +23,9 @@ from snellen.lookahead.head import first_tokens, naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.search import search
-from snellen.lookahead.settings import bytes_of, check_search
+from snellen.lookahead.settings import check_search
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 __all__ = ["WindowScores", "beam", "score_window"]
 
@@ -74,7 +76,7 @@ def beam(
     runner = engine_for(model, length=length, horizon=horizon, engine=engine)
     block = rows_per_block(runner.body, budget)
     steps, real = [], []
-    for text in input_ids.to(model.device):
+    for text in input_ids.to(device_of(model)):
         hidden = runner.read(text)
         targets = torch.cat([text[1:], text.new_tensor([-1])])
         own, log_prob = first_tokens(runner.body, hidden[first:last], targets[first:last], count=width, block=block)
@@ -134,7 +136,7 @@ def score_window(
     if not 1 <= first < len(input_ids):
         raise InputError(f"first {first}: targets must lie between 1 and {len(input_ids) - 1}")
     budget = bytes_of(memory)
-    text = input_ids.to(model.device)
+    text = input_ids.to(device_of(model))
     runner = engine_for(model, length=len(text), horizon=horizon, engine=engine)
     hidden = runner.read(text)
     where = slice(first - 1, len(text) - 1)

@@ -23,10 +23,11 @@ from snellen.errors import InputError
 from snellen.lookahead.amplification import Amplification, log_power, mixed
 from snellen.lookahead.growing import Branch, Growing, rollouts_of
 from snellen.lookahead.plans import Plan, check_ids, check_room, direct_plan, prompts_of, transformers_plan
-from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.rollouts import Rollouts
-from snellen.lookahead.settings import bytes_of
 from snellen.lookahead.stem import stem_of
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 SHOWN = 10  # candidates that a step keeps of each distribution
 
@@ -147,12 +148,12 @@ def generate(
             model, input_ids, logits_processor, stopping_criteria, generation_config, stop, tokenizer, kwargs
         )
         details = details or bool(generation_config.return_dict_in_generate)
-    input_ids = input_ids.to(model.device)
+    input_ids = input_ids.to(device_of(model))
     prompts = prompts_of(input_ids, plan.attention_mask)
     check_room(model, prompts, new=plan.max_new_tokens, horizon=horizon)
     check_ids(model, "input_ids", torch.cat(prompts).tolist())
     longest = max(len(prompt) for prompt in prompts) + plan.max_new_tokens - 1
-    trusted = engine_for(model, length=longest, horizon=horizon, engine=engine)
+    trusted = writing_engine_for(model, length=longest, horizon=horizon, engine=engine)
     rows = [
         _Row(
             number=number,

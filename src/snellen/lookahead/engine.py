@@ -15,13 +15,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from snellen.attention.keeping import Kept
 from snellen.attention.rollout import Rollout, attention_configs, rolling
 from snellen.errors import Refused
+from snellen.models.body import (
+    body_of,
+    device_of,
+    embedding_rows,
+    hidden_size,
+    logit_columns,
+    stated,
+    width_of,
+)
 
 
 class Body:
@@ -33,11 +42,15 @@ class Body:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        body = model.get_decoder()  # for OPT, say, not `base_model`, but what its head is put on
-        if not isinstance(body, nn.Module) or body is model:
-            raise Refused(f"{type(model).__name__} has no body below its head: load it as a causal language model")
-        self.model, self.body = model, body
-        self.vocabulary: int = model.get_output_embeddings().weight.shape[0]
+        self.model, self.body = model, body_of(model)
+        if model.get_output_embeddings() is None:
+            raise Refused(f"{type(model).__name__} names no output layer: its predictions cannot be read in blocks")
+        self.vocabulary = logit_columns(model)
+        if self.vocabulary > (read := embedding_rows(model)):
+            raise Refused(
+                f"{type(model).__name__} predicts {self.vocabulary} ids and has embeddings for {read}: it may be "
+                "unable to read what it writes; cut its head to the embedding (resize_token_embeddings)"
+            )
         self._output: Any = BaseModelOutputWithPast
 
     def returns(self, output: type) -> None:
@@ -175,7 +188,7 @@ class ColumnEngine(Engine):
         places += self._rollout.first + self._rollout.depth
         ids, places = tokens[compute], places.expand_as(tokens)[compute]
         if not len(ids):
-            return self.body.model.get_input_embeddings().weight.new_empty(0, 1), nodes
+            return ids.new_empty(0, 1, dtype=self.body.model.dtype), nodes
         parts = []
         for run, layout in self._rollout.passes:
             if run.stop > run.start:
@@ -244,7 +257,7 @@ class PlainEngine(Engine):
         count = int(compute.sum())
         fresh = torch.arange(self._nodes, self._nodes + count, device=tokens.device)
         self._nodes += count
-        width, hidden = self.body.model.get_input_embeddings().weight.shape[1], None
+        width, hidden = hidden_size(self.body.model), None
         pos = tokens.shape[1] // len(self._block)
         for place in range(pos):  # branches of one position are equally long, so that nothing is padded
             columns = slice(place, None, pos)  # that position of each text
@@ -261,8 +274,7 @@ class PlainEngine(Engine):
 
     def bytes_per_position(self, widths: Sequence[int], horizon: int) -> int:
         # Positions are run one by one, so that a block's size costs no memory but for the results.
-        hidden: int = self.body.model.get_input_embeddings().weight.shape[1] * 4
-        return max(widths) * (hidden + horizon * 8)
+        return max(widths) * (hidden_size(self.body.model) * 4 + horizon * 8)
 
     def bytes_of_text(self) -> int:
         return 0
@@ -275,11 +287,10 @@ _LARGEST_KEPT = 31 << 20
 
 
 def _tokens_of_a_pass(model: PreTrainedModel) -> int | None:
-    most = _WIDEST_TENSOR.get(model.device.type)
+    most = _WIDEST_TENSOR.get(device_of(model).type)
     if most is None:
         return None
-    config = model.config.get_text_config()
-    widest: int = max(_inner(config), 3 * int(config.hidden_size)) * model.dtype.itemsize
+    widest: int = max(width_of(model), 3 * hidden_size(model)) * model.dtype.itemsize
     return max(1, most // widest)
 
 
@@ -295,13 +306,7 @@ def _keep_freed_memory() -> None:
 
 def _activation_bytes(model: PreTrainedModel) -> int:
     """What one token of a row holds at the widest place of a layer, an upper estimate."""
-    config = model.config.get_text_config()
-    hidden = config.hidden_size
-    heads = getattr(config, "num_attention_heads", 1) * (getattr(config, "head_dim", None) or 0)
-    return int((10 * hidden + 6 * max(heads, hidden) + 4 * _inner(config)) * model.dtype.itemsize)
-
-
-def _inner(config: Any) -> int:
-    """Units of a feed-forward layer."""
-    names = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
-    return max((getattr(config, n, None) or 0 for n in names), default=0) or 4 * int(config.hidden_size)
+    config = model.config.get_text_config(decoder=True)
+    hidden = hidden_size(model)
+    heads = (stated(config, "num_attention_heads") or 1) * (stated(config, "head_dim") or 0)
+    return int((10 * hidden + 6 * max(heads, hidden) + 4 * width_of(model)) * model.dtype.itemsize)

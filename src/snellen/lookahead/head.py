@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snellen.errors import Refused
 from snellen.lookahead.engine import Body
+from snellen.models.body import device_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ _MOST_ROWS = {"cpu": 512}
 def rows_per_block(body: Body, budget: int) -> int:
     """Rows whose logits fit a quarter of `budget` bytes (held up to twice: in the model's dtype and in float32)."""
     fitting = max(1, budget // (4 * 8 * body.vocabulary))
-    return min(fitting, _MOST_ROWS.get(body.model.device.type, fitting))
+    return min(fitting, _MOST_ROWS.get(device_of(body.model).type, fitting))
 
 
 def top_next(

@@ -18,8 +18,10 @@ from snellen.errors import InputError
 from snellen.lookahead import sequential, without_replacement
 from snellen.lookahead.head import first_tokens, rows_per_block
 from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import bytes_of, check_search
+from snellen.lookahead.settings import check_search
 from snellen.lookahead.weighted import Particles, check_alpha
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 METHODS = ("without replacement", "stochastic beam", "smc")
 
@@ -97,7 +99,7 @@ def particles(
         "exponent": exponent,
     }
     steps, real = [], []
-    for text in input_ids.to(model.device):
+    for text in input_ids.to(device_of(model)):
         hidden = runner.read(text)
         targets = torch.cat([text[1:], text.new_tensor([-1])])
         _, log_prob = first_tokens(

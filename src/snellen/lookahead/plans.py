@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers import (
     LogitsProcessorList,
@@ -24,12 +23,15 @@ from transformers import (
 )
 from transformers.generation import EosTokenCriteria
 
+from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
-from snellen.lookahead.settings import context_of
+from snellen.lookahead.generation_config import config_of
+from snellen.lookahead.stop_texts import StopText
+from snellen.models.body import context_of, device_of, embedding_rows, logit_columns
 
 # What transformers hands over besides, and what does not matter here.
-_INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "cache_params", "return_dict"})
-_CARRIED = ("past_key_values", "inputs_embeds", "token_type_ids")
+_INERT = frozenset({"use_cache", "logits_to_keep", "position_ids", "cache_position", "return_dict"})
+_CARRIED = (*CACHE_NAMES, "inputs_embeds", "token_type_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class Sampling:
     eos_token_id
         Tokens that end a row: by default the model's own, None or () for none.
     pad_token_id
-        Behind the end of a row; by default the model's, else its end token.
+        Behind the end of a row; by default the model's, else its end token. Where no `attention_mask` is given, it is
+        what prompts are taken to be padded with, unless it is an end token as well.
     """
 
     max_new_tokens: int = 64
@@ -105,16 +108,17 @@ def direct_plan(
     if unknown := sorted(options.keys() - known):
         raise InputError(f"option {unknown[0]!r}: not known; there are attention_mask, {', '.join(sorted(known))}")
     sampling = Sampling(**options)
-    config = model.generation_config
+    config = config_of(model)
     eos = _ids(config.eos_token_id if sampling.eos_token_id == "model" else sampling.eos_token_id)
     ids, texts = _stops(stop)
     ends = [*dict.fromkeys([*eos, *ids])]
-    check_ids(model, "stop token", ends)
+    check_ids(model, "stop token", ends, written=True)
+    check_ids(model, "pad_token_id", _ids(sampling.pad_token_id))
     processors = LogitsProcessorList(logits_processor or [])
     if sampling.min_new_tokens and ends:
         processors.append(
             MinNewTokensLengthLogitsProcessor(
-                input_ids.shape[-1], sampling.min_new_tokens, ends, device=str(model.device)
+                input_ids.shape[-1], sampling.min_new_tokens, ends, device=str(device_of(model))
             )
         )
     if sampling.temperature != 1:
@@ -123,9 +127,15 @@ def direct_plan(
         processors.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(float(sampling.top_p)))
-    pads = [*_ids(sampling.pad_token_id), *_ids(config.pad_token_id), *ends]
-    if not pads and len(input_ids) > 1 and (texts or stopping_criteria):
+    padding = [*_ids(sampling.pad_token_id), *_ids(config.pad_token_id)][:1]
+    if mask is None:
+        mask = inferred_mask(input_ids, padding, ends=[*eos, *_ids(config.eos_token_id)], model=model)
+    several = len(input_ids) > 1 and bool(ends or texts or stopping_criteria)
+    pads = padding or ends
+    if several and not pads:
         raise InputError("pad_token_id: the model has none, and rows may end at different lengths; give one")
+    if several:
+        check_ids(model, "pad_token_id", pads[:1])
     return Plan(
         logits_processor=processors,
         stopping_criteria=_criteria(stopping_criteria, ends, texts, tokenizer, input_ids.shape[-1]),
@@ -150,19 +160,22 @@ def transformers_plan(
     for name, nothing in (("num_beams", 1), ("output_scores", False), ("output_logits", False)):
         if getattr(config, name, None) not in (nothing, None):
             raise InputError(f"{name}={getattr(config, name)}: not with lookahead; leave it out (see `details`)")
+    one_cache(**{name: model_kwargs.get(name) for name in CACHE_NAMES})
     for name, value in model_kwargs.items():
         if value is None or name in _INERT or name == "attention_mask" or name.startswith("output_"):
             continue
         if name not in _CARRIED:
             raise InputError(f"option {name!r}: not known to lookahead; leave it out")
-        if name == "past_key_values" and value.get_seq_length() == 0:
+        if name in CACHE_NAMES and not holds_text(value):
             continue
         if name == "token_type_ids" and not bool(value.any()):
             continue
         raise InputError(f"{name}: lookahead begins with token ids alone; leave it out")
     ids, texts = _stops(stop)
-    check_ids(model, "stop token", [*_ids(config.eos_token_id), *ids])
+    check_ids(model, "stop token", [*_ids(config.eos_token_id), *ids], written=True)
     pads = [*_ids(config._pad_token_tensor), *_ids(config.eos_token_id), *ids]
+    if len(input_ids) > 1:
+        check_ids(model, "pad_token_id", pads[:1])
     return Plan(
         logits_processor=LogitsProcessorList(logits_processor or []),
         stopping_criteria=_criteria(stopping_criteria, ids, texts, tokenizer, input_ids.shape[-1]),
@@ -171,6 +184,50 @@ def transformers_plan(
         do_sample=bool(config.do_sample),
         pad_token_id=pads[0] if pads else 0,
     )
+
+
+def inferred_mask(
+    input_ids: Int[Tensor, "batch pos"], padding: Sequence[int], *, ends: Sequence[int], model: PreTrainedModel
+) -> Int[Tensor, "batch pos"] | None:
+    """The mask of prompts that came without one, as transformers infers it: all but the padding token, where there is
+    one that is no end token too. None where nothing is padded.
+
+    Raises
+    ------
+    InputError
+        It could be either: the padding token stands inside a prompt, or is the model's first token (BOS) too.
+    """
+    if not padding or padding[0] in ends or input_ids.ndim != 2:
+        return None
+    pad = padding[0]
+    real = input_ids != pad
+    if bool(real.all()):
+        return None
+    mend = "give attention_mask, 1 where there is text"
+    first = [*_ids(config_of(model).bos_token_id), *_ids(getattr(model.config, "bos_token_id", None))]
+    if pad in first:
+        # The longest prompt of a batch is not padded: one in front of every row is its first token.
+        leading = (~real).int().cumprod(1).sum(1)
+        if bool((leading == leading[0]).all()) and int(leading[0]) <= 1:
+            return None
+        raise InputError(f"input_ids: token {pad} is the model's padding and its first token (BOS): {mend}")
+    if bool((real.int().diff(dim=1) < 0).any()):
+        raise InputError(
+            f"input_ids: the padding token {pad} stands inside a prompt or behind it: prompts must be padded on the "
+            f"left (tokenizer.padding_side = 'left'); where it belongs to the text, {mend}"
+        )
+    return real.long()
+
+
+def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) -> None:
+    """Raises InputError for texts that are padded (see `inferred_mask`), where no mask could say so."""
+    config = config_of(model)
+    mask = inferred_mask(input_ids, _ids(config.pad_token_id), ends=_ids(config.eos_token_id), model=model)
+    if mask is not None:
+        row = int((mask == 0).any(1).nonzero()[0])
+        raise InputError(
+            f"input_ids: row {row} is padded with token {config.pad_token_id}: texts of other lengths one by one"
+        )
 
 
 def prompts_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[Int[Tensor, "own"]]:
@@ -206,26 +263,13 @@ def check_room(
     )
 
 
-def check_ids(model: PreTrainedModel, what: str, ids: Sequence[int]) -> None:
-    """Raises InputError for a token that the model does not know."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+def check_ids(model: PreTrainedModel, what: str, ids: Sequence[int], *, written: bool = False) -> None:
+    """Raises InputError for a token that the model cannot read; where `written`, for one that it cannot predict."""
+    known = logit_columns(model) if written else embedding_rows(model)
     for token in {int(token) for token in ids}:
-        if not 0 <= token < vocabulary:
-            raise InputError(f"{what} {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
-
-
-class StopText:
-    """A row ends where what was written behind the prompt contains one of some texts."""
-
-    def __init__(self, texts: Sequence[str], tokenizer: Any, prompt: int) -> None:
-        self.texts, self.tokenizer, self.prompt = list(texts), tokenizer, prompt
-        # A text that the newest token completes lies within so many tokens, unless tokens stand for no character.
-        self.reach = max(map(len, self.texts)) + 8
-
-    def __call__(self, input_ids: Int[Tensor, "batch pos"], scores: Any, **kwargs: Any) -> Bool[Tensor, "batch"]:
-        new = input_ids[:, self.prompt :][:, -self.reach :]
-        written = (self.tokenizer.decode(row, skip_special_tokens=False) for row in new.tolist())
-        return torch.tensor([any(t in text for t in self.texts) for text in written], device=input_ids.device)
+        if not 0 <= token < known:
+            kind = "'s vocabulary has" if known == embedding_rows(model) else " predicts" if written else " reads"
+            raise InputError(f"{what} {token}: the model{kind} the ids 0…{known - 1}")
 
 
 def _criteria(

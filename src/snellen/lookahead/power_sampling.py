@@ -20,10 +20,13 @@ from transformers import PreTrainedModel
 from snellen.errors import InputError
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.engine import Engine
-from snellen.lookahead.preflight import engine_for
+from snellen.lookahead.plans import check_ids
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
-from snellen.lookahead.settings import bytes_of, check_search
+from snellen.lookahead.settings import check_search
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,14 +117,13 @@ def power_sample(
     """
     settings = Settings(alpha=alpha, ramp=ramp, resample_below=resample_below)
     exponent = proposal_exponent(temperature, alpha)
-    check_search(model, input_ids, width=particles, horizon=max_new_tokens, names=("particles", "max_new_tokens"))
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    for token in stop_tokens:
-        if not 0 <= token < vocabulary:
-            raise InputError(f"stop token {token}: the model's vocabulary has the ids 0…{vocabulary - 1}")
+    check_search(
+        model, input_ids, width=particles, horizon=max_new_tokens, names=("particles", "max_new_tokens"), scored=False
+    )
+    check_ids(model, "stop token", list(stop_tokens), written=True)
     budget = bytes_of(memory)
-    runner = engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
-    stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=model.device)
+    runner = writing_engine_for(model, length=input_ids.shape[1], horizon=max_new_tokens, engine=engine)
+    stop = torch.tensor(sorted(stop_tokens), dtype=torch.long, device=device_of(model))
     options: dict[str, Any] = {
         "particles": particles,
         "length": max_new_tokens,
@@ -129,7 +131,7 @@ def power_sample(
         "seed": seed,
         "budget": budget,
     }
-    found = [_sample(runner, prompt, stop, settings=settings, **options) for prompt in input_ids.to(model.device)]
+    found = [_sample(runner, prompt, stop, settings=settings, **options) for prompt in input_ids.to(device_of(model))]
     tokens, log_probs, log_weights, evidence, stopped, effective = (torch.stack(x) for x in zip(*found, strict=True))
     return PowerSamples(
         tokens=tokens,

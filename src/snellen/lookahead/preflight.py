@@ -4,29 +4,32 @@ The attention hook fails silently in places: an architecture that ignores it, a 
 pass on, layers with a state of their own. So rollouts are compared with plain forward passes of the very model, at
 the very length that will be scored. Tolerances are relative to what the model's own eager and sdpa attention differ
 by. A model that fails with columns is run by the plain engine; one whose predictions depend on later tokens, or on
-the length of the text, is refused.
+the length of the text, is refused. One whose cache is wrong (`cached`) is scored, and refused for generation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
+from snellen.lookahead.cached import read_on
 from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
-from snellen.lookahead.settings import context_of
+from snellen.models.body import context_of, device_of, known_ids
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
 
 ENGINES = ("auto", "columns", "plain")
 _WIDTH = 3  # rows of the check: enough for parents to cross over
@@ -36,6 +39,7 @@ _LEAST = 500.0
 _LEAST_OF_ATTENTION = 10_000.0
 # A coarse format rounds so much that these would allow everything; there it is this many nats at most.
 _LEAST_COARSE = 0.1
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 _LONGEST_EAGER = 2048  # tokens; eager attention holds the whole matrix of scores
 _LARGEST_DRIFT_MODEL = 2_000_000_000  # parameters; beyond it no float32 copy is made to measure drift
 
@@ -67,12 +71,16 @@ class Preflight:
     power: float | None  # how far the check's branches differ when one of their tokens differs, nats
     checks: dict[str, Check]
     why_plain: str | None = None
+    cache: str | None = None  # "used", "none"; None: it was not looked at
+    why_no_generation: str | None = None
     drift: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "engine": self.engine,
             "why_plain": self.why_plain,
+            "cache": self.cache,
+            "why_no_generation": self.why_no_generation,
             "length": self.length,
             "horizon": self.horizon,
             "floor": self.floor,
@@ -95,8 +103,29 @@ def engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str
     return ColumnEngine(model) if found.engine == "columns" else PlainEngine(model)
 
 
+def writing_engine_for(model: PreTrainedModel, *, length: int, horizon: int, engine: str = "auto") -> Engine:
+    """The same for who generates, with or without lookahead: what one model writes must be of one model.
+
+    Raises
+    ------
+    Refused
+        Besides: the model's cache is wrong.
+    """
+    found = _remembered(model, length=length, horizon=horizon, engine=engine)
+    if found.cache is None:
+        found = _with_cache(model, found, _text(model, found.length, None))
+        _known[model][_key(model, engine)] = found
+    if found.why_no_generation is not None:
+        raise Refused(f"{type(model).__name__}: refused for generation (not for scoring): {found.why_no_generation}")
+    return ColumnEngine(model) if found.engine == "columns" else PlainEngine(model)
+
+
+def _key(model: PreTrainedModel, engine: str) -> tuple[Any, ...]:
+    return (engine, model.dtype, str(device_of(model)), model.config._attn_implementation)
+
+
 def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: str) -> Preflight:
-    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
+    key = _key(model, engine)
     seen = _known.setdefault(model, {})
     found = seen.get(key)
     if found is None or found.length < length or found.horizon < horizon:
@@ -104,11 +133,33 @@ def _remembered(model: PreTrainedModel, *, length: int, horizon: int, engine: st
         at = 1 << max(3, (length - 1).bit_length())
         if limit is not None:
             at = min(at, limit - horizon + 1)
-        found = preflight(model, length=max(length, at), horizon=horizon, engine=engine, drift=False)
+        found = preflight(model, length=max(length, at), horizon=horizon, engine=engine, drift=False, cache=False)
         seen[key] = found
     return found
 
 
+def _refusing(check: Callable[Concatenate[PreTrainedModel, P], Preflight]) -> Callable[..., Preflight]:
+    """Whatever a model's own code raises while it is checked becomes one line: that model is not examined."""
+
+    @functools.wraps(check)
+    def checked(model: PreTrainedModel, *args: P.args, **kwargs: P.kwargs) -> Preflight:
+        try:
+            return check(model, *args, **kwargs)
+        except (InputError, Refused, torch.OutOfMemoryError):
+            raise
+        except _FAULTS as error:
+            if "can't allocate memory" in str(error):
+                raise
+            line = " ".join(str(error).split())[:300]
+            raise Refused(
+                f"{type(model).__name__} does not run as a causal language model on token ids: "
+                f"{type(error).__name__}: {line}"
+            ) from error
+
+    return checked
+
+
+@_refusing
 @torch.no_grad()
 def preflight(
     model: PreTrainedModel,
@@ -118,8 +169,11 @@ def preflight(
     engine: str = "auto",
     input_ids: Tensor | None = None,
     drift: bool = True,
+    cache: bool = True,
 ) -> Preflight:
     """Check `model` on a text of `length` tokens (the first ones of `input_ids`, then random ones).
+
+    `drift` and `cache`: whether to look at these too, which scoring does not need.
 
     Raises
     ------
@@ -180,17 +234,71 @@ def preflight(
         checks=checks,
         drift=_drift(model, text) if drift and model.dtype != torch.float32 else {},
     )
-    key = (engine, model.dtype, str(model.device), model.config._attn_implementation)
-    _known.setdefault(model, {})[key] = result
+    if cache:
+        result = _with_cache(model, result, text)
+    _known.setdefault(model, {})[_key(model, engine)] = result
     return result
 
 
-def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
+@torch.no_grad()
+def check_causal(model: PreTrainedModel, *, length: int) -> None:
+    """That no prediction in a text of `length` random tokens depends on what stands after it.
+
+    Less than `preflight`, and asked of the model's forward pass alone: later tokens are exchanged, not removed, so that
+    a model whose positions are scaled by the length of the text passes.
+
+    Raises
+    ------
+    Refused
+        Predictions that depend on later tokens, NaN.
+    """
+    text = _text(model, length, None)
     vocabulary = model.get_input_embeddings().weight.shape[0]
+
+    def predicted(rows: Tensor) -> Tensor:
+        logits = model(input_ids=rows, use_cache=False).logits[-1, _places(len(text))]
+        log_probs: Tensor = logits.float().log_softmax(-1)
+        return log_probs
+
+    own = predicted(text[None])
+    floor = _difference(own, predicted(text.expand(2, -1)))
+    if not math.isfinite(floor):
+        raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {len(text)} tokens")
+    epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
+    tolerance = max(10 * floor, min(_LEAST * epsilon, _LEAST_COARSE))
+    for number, place in enumerate(_places(len(text))[:-1], start=1):
+        other = text.clone()
+        other[place + 1 :] = (other[place + 1 :] + 1) % vocabulary
+        worst = _difference(own[:number], predicted(other[None])[:number])
+        if not worst <= tolerance:
+            raise Refused(
+                f"{type(model).__name__}: a prediction at place {place} or before changes by {worst:.2g} nats (allowed "
+                f"{tolerance:.2g}) when later tokens change, so it is no causal language model: only left-to-right "
+                "ones can be trained here"
+            )
+
+
+def _with_cache(model: PreTrainedModel, found: Preflight, text: Tensor) -> Preflight:
+    """What was found, and whether the model may generate."""
+    read, tolerance = read_on(model, text), found.checks["causality"].tolerance
+    values = {"cache": read.value, "cache, several at once": read.at_once}
+    new = {name: Check(value=value, tolerance=tolerance) for name, value in values.items() if value is not None}
+    checks, why = {**found.checks, **new}, None
+    # Recurrent models of transformers forget their state when several tokens are read at once, and no generation does.
+    needed = [check for name, check in new.items() if name == "cache" or not getattr(model, "_is_stateful", False)]
+    if wrong := [check.value for check in needed if not check.passed]:
+        off = f"differ from those of whole passes by {max(wrong):.2g} nats (allowed {tolerance:.2g})"
+        why = f"predictions through its cache {off if read.error is None else f'fail: {read.error}'}"
+        log.info("%s: %s", type(model).__name__, why)
+    return replace(found, checks=checks, cache=read.cache, why_no_generation=why)
+
+
+def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
+    vocabulary = known_ids(model)
     text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
     if input_ids is not None:
         text[: len(input_ids)] = input_ids[:length].cpu()
-    return text.to(model.device)
+    return text.to(device_of(model))
 
 
 def _places(length: int) -> list[int]:
@@ -293,7 +401,7 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
     differ between branches that end in the same token.
     """
     generator = torch.Generator().manual_seed(1)
-    vocabulary = engine.body.model.get_input_embeddings().weight.shape[0]
+    vocabulary = known_ids(engine.body.model)
     length = len(text)
     worst, power = 0.0, 0.0
     for first, last in {
@@ -326,6 +434,8 @@ def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tup
 
 def _drift(model: PreTrainedModel, text: Tensor) -> dict[str, Any]:
     """What a shorter number format costs: log p of the text's tokens against a float32 copy of the model."""
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        return {"mean": None, "max": None, "reason": "its weights are offloaded, and are not copied"}
     if model.num_parameters() > _LARGEST_DRIFT_MODEL:
         return {"mean": None, "max": None, "reason": "model too large for a float32 copy"}
     exact = copy.deepcopy(model).float()

@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_LEAST = 1_000_000
-
-
-def bytes_of(memory: int | str) -> int:
-    """A size in bytes: 2000000000, "512MB", "2GB", "1.5GiB".
-
-    Raises
-    ------
-    InputError
-        Not a size, or below 1 MB.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
-    if match is None or match[2] not in _UNITS:
-        raise InputError(f"memory {memory!r}: not a size; write for example 512MB or 2GB")
-    size = int(float(match[1]) * _UNITS[match[2]])
-    if size < _LEAST:
-        raise InputError(f"memory {memory!r}: at least 1MB is needed")
-    return size
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens the model takes, None where its configuration sets no limit."""
-    config = model.config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        limit = getattr(config, name, None)
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None
+from snellen.models.body import context_of, embedding_rows, known_ids
 
 
 def check_search(
@@ -47,8 +16,11 @@ def check_search(
     width: int,
     horizon: int,
     names: tuple[str, str] = ("width", "horizon"),
+    scored: bool = True,
 ) -> None:
     """Refuses a search that cannot be run, naming field, value and mend; `names` are what the user calls the two.
+
+    A text whose own tokens are `scored` may hold only ids that the model predicts too, a prompt all that it reads.
 
     Raises
     ------
@@ -66,7 +38,8 @@ def check_search(
             f"{names[1]} {horizon}: a text of {input_ids.shape[1]} tokens and {horizon - 1} further ones exceed the "
             f"model's context of {limit}; shorten the text (--window) or lower the {names[1]}"
         )
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = known_ids(model) if scored else embedding_rows(model)
     low, high = int(input_ids.min()), int(input_ids.max())
     if low < 0 or high >= vocabulary:
-        raise InputError(f"input_ids {low}…{high}: the model's vocabulary has the ids 0…{vocabulary - 1}")
+        kind = "'s vocabulary has" if vocabulary == embedding_rows(model) else " predicts"
+        raise InputError(f"input_ids {low}…{high}: the model{kind} the ids 0…{vocabulary - 1}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from snellen.attention.rollout import Rollout, attention_configs, rolling
 from snellen.errors import Refused
 from snellen.lookahead.engine import Body, ColumnEngine, Engine
+from snellen.models.body import device_of
 
 
 class Stem(abc.ABC):
@@ -58,7 +59,7 @@ class ColumnStem(Stem):
     def run(
         self, tokens: Sequence[int], chains: Sequence[Sequence[int]], nodes: Sequence[int]
     ) -> Float[Tensor, "tokens model"]:
-        device = self.body.model.device
+        device = device_of(self.body.model)
         places = [self._rollout.first + len(chain) + 1 for chain in chains]
         self._rollout.branch(
             [[self._offset + node for node in chain] for chain in chains],

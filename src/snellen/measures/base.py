@@ -7,7 +7,7 @@ Other packages add measures through the entry-point group ``snellen.measures``.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -68,6 +68,7 @@ class Scored:
     particles: Beams | None = None  # a weighted sample of completions, `horizon` deep: width without bound
     generations: Generations | None = None  # what the measure's `writing` asked for
     readings: Readings | None = None  # what the measure's `passages` asked for
+    tell: Callable[[float], None] = lambda share: None  # how much of the measuring is done, where it takes long
 
     def __len__(self) -> int:
         return len(self.token)

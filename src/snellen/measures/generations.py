@@ -75,6 +75,12 @@ class Decoding:
             return f"{ahead} w {self.weight:g} α {self.alpha:g}"
         return f"power α {self.alpha:g}" if self.kind == "power" else self.kind
 
+    @property
+    def cost(self) -> int:
+        """Tokens that the model runs for each that is written, roughly: what the time left is counted by."""
+        width, horizon = self.width or 1, self.horizon or 1
+        return 1 + width * max(1, horizon - 1) if self.kind == "amplified" else width
+
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:

@@ -21,11 +21,13 @@ class Material:
     documents: tokens of each text, without the model's first token
     encode:    new text to tokens, without special ones
     longest:   most tokens that a passage may have, the model's first token not counted
+    share:     of its passages that a measure should have read (`Request.share`); it keeps what an interval needs
     """
 
     documents: Sequence[NDArray[np.int64]]
     encode: Callable[[str], Sequence[int]]
     longest: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,18 +23,26 @@ def known() -> dict[str, metadata.EntryPoint]:
     return {**{point.name: point for point in metadata.entry_points(group=GROUP)}, **built_in}
 
 
-def find(names: Sequence[str | Measure]) -> dict[str, Measure]:
-    """The measures, with their default settings where only a name is given; in the order asked for."""
-    points, found = known(), dict[str, Measure]()
+def check(names: Sequence[str | Measure]) -> None:
+    """Refuse names that nobody knows, before anything of a measure is imported."""
+    points = known()
     if not names:
         raise InputError(f"no measure asked for; known: {', '.join(sorted(points))}")
-    for wanted in names:
+    for number, wanted in enumerate(names):
         if isinstance(wanted, Measure):
-            measure = wanted
-        elif wanted in points:
-            measure = _make(points[wanted])
-        else:
+            continue
+        if wanted not in points:
             raise InputError(f"unknown measure {wanted!r}; known: {', '.join(sorted(points))}")
+        if wanted in names[:number]:
+            raise InputError(f"measure {wanted!r} is asked for twice")
+
+
+def find(names: Sequence[str | Measure]) -> dict[str, Measure]:
+    """The measures, with their default settings where only a name is given; in the order asked for."""
+    check(names)
+    points, found = known(), dict[str, Measure]()
+    for wanted in names:
+        measure = wanted if isinstance(wanted, Measure) else _make(points[wanted])
         if measure.name in found:
             raise InputError(f"measure {measure.name!r} is asked for twice")
         found[measure.name] = measure

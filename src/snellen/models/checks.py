@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from snellen.errors import InputError
+from snellen.models.body import device_of, embedding_rows
+from snellen.models.weights import Weights
 
 _PROBE = 8  # tokens a row in the causality probe
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the logits' range; 2 % in half precision
@@ -70,7 +72,7 @@ def check_finite(model: PreTrainedModel, source: str) -> None:
         Naming the first such parameter.
     """
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
+        for name, tensor in Weights(model).items():
             if not tensor.is_floating_point() or tensor.numel() == 0:
                 continue
             low, high = torch.aminmax(tensor)  # NaN comes through, and nothing of the tensor's size is made
@@ -132,7 +134,7 @@ def probe_logits(model: PreTrainedModel, source: str) -> int:
     rows = embedding_rows(model)
     first = (torch.arange(_PROBE) * 7 + 3) % rows
     second = torch.where(torch.arange(_PROBE) < _PROBE // 2, first, (first + 1) % rows)
-    device = next(model.parameters()).device
+    device = device_of(model)
     with torch.inference_mode():
         try:
             logits = model(input_ids=torch.stack([first, second]).to(device)).logits
@@ -154,8 +156,3 @@ def probe_logits(model: PreTrainedModel, source: str) -> int:
             "probe), so it is no causal language model: Snellen examines left-to-right models"
         )
     return int(logits.shape[-1])
-
-
-def embedding_rows(model: PreTrainedModel) -> int:
-    """How many token ids the model has embeddings for."""
-    return int(model.get_input_embeddings().weight.shape[0])

@@ -15,7 +15,7 @@ from snellen.errors import InputError
 from snellen.models.identity import Identity
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
-from snellen.models.sources import check_apart
+from snellen.models.sources import check_apart, check_new_folder
 
 
 def convert(
@@ -51,8 +51,7 @@ def convert(
         If the source cannot be loaded, the folder is in use or cannot be written, or the disk is full.
     """
     target = Path(folder).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"folder {str(folder)!r} exists and is not empty: name a new one")
+    check_new_folder(target)
     check_apart(source, target, name="folder")
     loaded = load_model(
         source,
@@ -90,7 +89,7 @@ def convert(
     finally:
         if draft is not None and draft.exists():
             shutil.rmtree(draft, ignore_errors=True)
-    return replace(again, source=os.fspath(folder))
+    return replace(again, source=os.fspath(folder), notes=loaded.identity.notes)
 
 
 def _open_up(folder: Path) -> None:

@@ -38,7 +38,7 @@ def explain(error: BaseException, place: Place, *, what: str = "model") -> Input
 
     if isinstance(error, ImportError) or "requires the following packages" in text or "pip install gguf" in text:
         if place.gguf is not None:
-            return InputError(f"{name}: reading GGUF files needs more packages: pip install 'snellen[gguf]'")
+            return InputError(f"{name}: reading GGUF files needs the package gguf: pip install 'snellen[gguf]'")
         return InputError(f"{name}: a package that it needs is missing: {text[:300]}")
     if "trust_remote_code" in text:
         return InputError(

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from snellen.errors import InputError
 from snellen.models.sources import Kind
+from snellen.models.weights import Weights
 
 BosPolicy = Literal["tokenizer", "always", "never"]
 
@@ -41,33 +45,58 @@ class Identity:
     dtype: str
     device: str
     attention: str | None  # transformers' attention implementation at load
-    context: int | None  # most positions that the configuration states; None: no stated limit
+    context: int | None  # most tokens of a text, as `body.context_of` finds them; None: no limit
     bos: Bos
+    notes: tuple[str, ...] = ()  # what a reader of the numbers should know of how the model was read
 
     def as_dict(self) -> dict[str, Any]:
         """A JSON-able copy."""
-        return asdict(self)
+        return asdict(self) | {"notes": list(self.notes)}
 
 
-def weights_sha256(state: Mapping[str, torch.Tensor]) -> str:
+def weights_sha256(state: Weights | Mapping[str, torch.Tensor]) -> str:
     """Hash names, dtypes, shapes and bytes of a state dict, in the order of the names.
 
     Each tensor is hashed on its own, so that tied weights (the same memory under two names) are read once.
     Tensors are brought to the CPU one at a time.
+
+    Raises
+    ------
+    InputError
+        A tensor of a class (of packed weights, say) that does not give its bytes.
     """
     whole = hashlib.sha256()
     known: dict[tuple[int, torch.Size, tuple[int, ...], torch.dtype], str] = {}
     for name in sorted(state):
         tensor = state[name].detach()
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        digest = known.get(key) if tensor.numel() else None
+        key = (_address(tensor), tensor.shape, tensor.stride(), tensor.dtype)
+        lasting = not isinstance(state, Weights) or state.lasting(name)
+        digest = known.get(key) if lasting and tensor.numel() else None
         if digest is None:
-            flat = tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest = hashlib.sha256(flat.numpy().data).hexdigest()
-            known[key] = digest
+            digest = hashlib.sha256(_bytes(tensor, name).data).hexdigest()
+            if lasting:  # the memory of a passing one is soon another tensor's
+                known[key] = digest
         dtype = str(tensor.dtype).removeprefix("torch.")
         whole.update(f"{name} {dtype} {tuple(tensor.shape)} {digest}\n".encode())
     return whole.hexdigest()
+
+
+def _address(tensor: torch.Tensor) -> int:
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # a class that wraps other tensors has no memory of its own
+        return id(tensor)
+
+
+def _bytes(tensor: torch.Tensor, name: str) -> NDArray[np.uint8]:
+    try:
+        flat: NDArray[np.uint8] = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"weight {name} is a {type(tensor).__name__}, whose bytes cannot be read, so that nothing would say which "
+            "weights the numbers are of: load the model without quantisation"
+        ) from error
+    return flat
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -89,16 +118,6 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
             backend.enable_truncation(**truncation)
         if padding is not None:
             backend.enable_padding(**padding)
-
-
-def context_length(config: Any) -> int | None:
-    """The most positions that a configuration states, or None where it states no limit (ALiBi, recurrent)."""
-    text = config.get_text_config()
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
-        value = getattr(text, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
 
 
 def dtype_name(model: PreTrainedModel) -> str:

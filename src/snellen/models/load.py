@@ -7,6 +7,7 @@ known: settings, then files, then the configuration, then the tokenizer, and onl
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,11 +26,13 @@ from transformers import (
 from snellen.errors import InputError
 from snellen.models import checks
 from snellen.models.architectures import register
+from snellen.models.body import context_length, context_of, device_of, embedding_rows, stated
+from snellen.models.changes import change_config, check_changed
 from snellen.models.explain import LOADING_ERRORS, explain
+from snellen.models.gguf import BOS_NOTE, check_gguf
 from snellen.models.identity import (
     Bos,
     Identity,
-    context_length,
     dtype_name,
     tokenizer_sha256,
     weights_sha256,
@@ -37,6 +40,7 @@ from snellen.models.identity import (
 from snellen.models.quiet import quiet
 from snellen.models.remote import check_remote_weights
 from snellen.models.sources import Place, check_files, check_tokenizer_files, resolve
+from snellen.models.weights import Weights, number_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -50,6 +54,19 @@ class Loaded:
     identity: Identity
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a model takes texts: known from its configuration and tokenizer, before the weights are read."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    bos: Bos
+    context: int | None
+    vocabulary: int
+
+    def __hash__(self) -> int:
+        return hash((self.bos, self.context, self.vocabulary))
+
+
 def load_model(
     source: str | os.PathLike[str] | PreTrainedModel,
     *,
@@ -59,6 +76,8 @@ def load_model(
     device: str = "auto",
     trust_remote_code: bool = False,
     bos: bool | Literal["auto"] = "auto",
+    before: Callable[[Reading], None] | None = None,
+    config_changes: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Load a causal language model, in evaluation mode and with gradients off.
 
@@ -83,6 +102,11 @@ def load_model(
     bos
         The token in front of every window: ``"auto"`` what the tokenizer itself puts there, True its BOS token,
         False none.
+    before
+        Called before the weights are read, of a model that is not in memory: whoever has texts for it can refuse
+        them then.
+    config_changes
+        Attributes of the model's own configuration that are changed before it is built (`{"attn_pdrop": 0.0}`).
 
     Raises
     ------
@@ -92,6 +116,8 @@ def load_model(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r}: must be one of {', '.join(DTYPES)}")
     if isinstance(source, PreTrainedModel):
+        if config_changes:
+            raise InputError("config_changes: a model in memory is built already: load it with them")
         return _from_memory(source, tokenizer, revision, dtype, device, trust_remote_code, bos)
     if not isinstance(source, str | os.PathLike):
         raise InputError(
@@ -102,13 +128,28 @@ def load_model(
     check_files(place)
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
+    change_config(config, config_changes or {})
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
+    notes = () if place.gguf is None else _gguf_notes(place, config, own if tokenizer is None else None)
     first = _bos(own, bos, place.source)
-    rows = getattr(config.get_text_config(), "vocab_size", None)
-    if isinstance(rows, int):  # before gigabytes are fetched
+    rows = stated(config.get_text_config(decoder=True), "vocab_size")
+    if rows is not None:  # before gigabytes are fetched
         checks.check_tokenizer(own, rows, place.source)
+        if before is not None:
+            before(Reading(tokenizer=own, bos=first, context=context_length(config), vocabulary=rows))
     model = read_weights(place, config, DTYPES[dtype], where, trust_remote_code, auto=AutoModelForCausalLM)
-    return _finish(model, own, place, first, checked=rows)
+    check_changed(model.config, config_changes or {})
+    return _finish(model, own, place, first, checked=rows, notes=notes)
+
+
+def _gguf_notes(place: Place, config: Any, tokenizer: PreTrainedTokenizerBase | None) -> tuple[str, ...]:
+    try:
+        with quiet(downloads=place.remote):
+            return check_gguf(place, config, tokenizer)
+    except InputError:
+        raise
+    except LOADING_ERRORS as error:
+        raise explain(error, place) from error
 
 
 def pick_device(device: str) -> torch.device:
@@ -256,8 +297,8 @@ def _from_memory(
         raise InputError(f"revision {revision!r}: a model in memory has none: leave the revision out")
     if dtype not in ("float32", dtype_name(model)):
         raise InputError(f"dtype {dtype!r}: the model in memory is {dtype_name(model)}: convert it with model.to()")
-    if device != "auto" and pick_device(device).type != model.device.type:
-        raise InputError(f"device {device!r}: the model in memory is on {model.device}: move it with model.to()")
+    if device != "auto" and pick_device(device).type != device_of(model).type:
+        raise InputError(f"device {device!r}: the model in memory is on {device_of(model)}: move it with model.to()")
     place = Place(source=name, kind="memory", location=name)
     checks.check_config(model.config, name)
     own = None if tokenizer is None else read_tokenizer(tokenizer, trust_remote_code)
@@ -271,9 +312,10 @@ def _finish(
     bos: Bos,
     *,
     checked: object = None,
+    notes: tuple[str, ...] = (),
 ) -> Loaded:
     """The checks that need the weights; `checked` are the rows for which the tokenizer was found to fit before."""
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     if tokenizer is not None and rows != checked:
         checks.check_tokenizer(tokenizer, rows, place.source)
     if bos.token_id is not None and bos.token_id >= rows:
@@ -289,16 +331,17 @@ def _finish(
         revision=place.revision,
         model_type=model.config.model_type,
         class_name=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights_sha256=weights_sha256(model.state_dict()),
+        parameters=number_of(model),
+        weights_sha256=weights_sha256(Weights(model)),
         tokenizer_sha256=None if tokenizer is None else tokenizer_sha256(tokenizer),
         tokenizer_class=None if tokenizer is None else type(tokenizer).__name__,
         vocabulary=vocabulary,
         dtype=dtype_name(model),
-        device=str(model.device),
+        device=str(device_of(model)),
         attention=getattr(model.config, "_attn_implementation", None),
-        context=context_length(model.config),
+        context=context_of(model),
         bos=bos,
+        notes=notes if bos.policy == "tokenizer" else tuple(note for note in notes if BOS_NOTE not in note),
     )
     return Loaded(model=model, tokenizer=tokenizer, identity=identity)
 

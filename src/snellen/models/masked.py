@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from snellen.errors import InputError
 from snellen.models import checks
+from snellen.models.body import context_of, device_of, embedding_rows
 from snellen.models.bundled import MASKED
-from snellen.models.identity import Bos, Identity, context_length, dtype_name, tokenizer_sha256, weights_sha256
+from snellen.models.identity import Bos, Identity, dtype_name, tokenizer_sha256, weights_sha256
 from snellen.models.load import DTYPES, pick_device, read_config, read_tokenizer, read_weights
 from snellen.models.sources import Place, check_files, resolve
+from snellen.models.weights import Weights, number_of
 
 _NEED = f"a masked language model (BERT, RoBERTa, …) is needed here; {MASKED!r} ships with Snellen"
 _PROBE = 8  # tokens a row of the probe
@@ -123,7 +125,7 @@ def _mask_token(tokenizer: PreTrainedTokenizerBase, source: str) -> int:
 
 
 def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: Place) -> MaskedModel:
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     checks.check_tokenizer(tokenizer, rows, place.source)
     mask = _mask_token(tokenizer, place.source)
     if mask >= rows:
@@ -147,15 +149,15 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: P
         revision=place.revision,
         model_type=model.config.model_type,
         class_name=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights_sha256=weights_sha256(model.state_dict()),
+        parameters=number_of(model),
+        weights_sha256=weights_sha256(Weights(model)),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         tokenizer_class=type(tokenizer).__name__,
         vocabulary=vocabulary,
         dtype=dtype_name(model),
-        device=str(model.device),
+        device=str(device_of(model)),
         attention=getattr(model.config, "_attn_implementation", None),
-        context=_places(model),
+        context=context_of(model),
         bos=Bos(policy="tokenizer", token_id=opening[0] if opening else None),
     )
     return MaskedModel(
@@ -165,7 +167,7 @@ def _finish(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, place: P
         mask=mask,
         opening=opening,
         closing=closing,
-        ordinary=ordinary.to(model.device),
+        ordinary=ordinary.to(device_of(model)),
         context=identity.context,
     )
 
@@ -179,27 +181,18 @@ def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[
     return tuple(full[:at]), tuple(full[at + len(bare) :])
 
 
-def _places(model: PreTrainedModel) -> int | None:
-    """The longest row. RoBERTa's kind numbers its places from behind the padding's id, so has fewer than it states."""
-    limit = context_length(model.config)
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1
-    return limit
-
-
 @torch.inference_mode()
 def _probe(model: PreTrainedModel, source: str, frame: tuple[tuple[int, ...], int, tuple[int, ...]]) -> int:
     """Run the model on two rows that differ behind a gap, and see that the gap's prediction differs; size of logits."""
     opening, mask, closing = frame
-    rows = checks.embedding_rows(model)
+    rows = embedding_rows(model)
     first = (torch.arange(_PROBE) * 7 + 3) % rows
     first[_PROBE // 2] = mask
     second = torch.where(torch.arange(_PROBE) > _PROBE // 2, (first + 1) % rows, first)
     around = [torch.tensor(part, dtype=torch.long) for part in (opening, closing)]
     batch = torch.stack([torch.cat([around[0], row, around[1]]) for row in (first, second)])
     try:
-        logits = model(input_ids=batch.to(model.device)).logits
+        logits = model(input_ids=batch.to(device_of(model))).logits
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:

@@ -125,6 +125,12 @@ def check_files(place: Place) -> None:
     )
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that has something in it: what is written there should be there alone."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"folder {str(folder)!r} exists and is not empty: name a new one")
+
+
 def check_apart(model: object, folder: str | os.PathLike[str], *, name: str) -> None:
     """Refuse to write into the folder that a model was or is to be read from, above it or inside it.
 

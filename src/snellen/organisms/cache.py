@@ -1,33 +1,28 @@
 """Trained organisms on disk: one file each, that appears whole or not at all and is checked when it is read.
 
 The name holds a hash of everything that the weights depend on: the language, the training, the seed, the code of both,
-and the versions of torch and transformers. A file that cannot be read is trained again, with a message; a
+and the versions of the libraries below. A file that cannot be read is trained again, with a message; a
 folder that cannot be written costs the cache and nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from snellen.errors import InputError
-from snellen.organisms import language as language_module
-from snellen.organisms import training as training_module
 from snellen.organisms.catalogue import Organism
 from snellen.organisms.folders import folder, write
-from snellen.organisms.training import Moment, build, train
+from snellen.organisms.training import Moment, Training, build, train
+from snellen.results.provenance import code_hash, versions
 
 Tell = Callable[[str], None]
 
@@ -51,13 +46,12 @@ def raised(organism: Organism, seed: int, tell: Tell = lambda line: None) -> lis
 def key(organism: Organism, seed: int) -> str:
     """Sixteen hex digits of everything that the trained weights depend on."""
     language = organism.language_at(seed)
-    modules = (language_module, training_module, sys.modules[type(language).__module__])
     content = {
         "language": [type(language).__qualname__, asdict(language)],
         "training": asdict(organism.training),
         "seed": seed,
-        "code": [hashlib.sha256(inspect.getsource(module).encode()).hexdigest() for module in modules],
-        "versions": [torch.__version__, transformers.__version__],
+        "code": code_hash(Training.__module__, type(language).__module__),
+        "versions": versions(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,39 +1,29 @@
 """Was the chart itself in order? The last self-test with this very code, for the reports of exams.
 
 A self-test says something about a number only where the code that made the number is the code that was tested. So its
-result is filed under a hash of that code: the rooms that search, score and judge.
+result is filed under a hash of all that the self-test runs, and of the libraries below it.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from snellen.organisms.folders import folder, write
+from snellen.results import provenance
 
 SCHEMA = 1
-TESTED = ("attention", "lookahead", "measures", "results/statistics.py")
+# By its name: the self-test stands above this room, as an exam does, which asks for its outcome and never runs it.
+SELF_TEST = "snellen.studies.self_test"
 
 
-@functools.cache
-def code_hash(names: tuple[str, ...] = TESTED) -> str:
-    """SHA-256 of the source of files and rooms, by default all that a gain is computed by: names and contents."""
-    spec = importlib.util.find_spec("snellen")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    root = Path(spec.submodule_search_locations[0])
-    found = hashlib.sha256()
-    for name in names:
-        files = [root / name] if name.endswith(".py") else (root / name).rglob("*.py")
-        for path in sorted(files, key=lambda path: path.relative_to(root).as_posix()):
-            content = path.read_bytes().replace(b"\r\n", b"\n")
-            found.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return found.hexdigest()
+def code_hash() -> str:
+    """SHA-256 of the sources of the self-test with all that it imports, and of the versions that it runs on."""
+    made_by = {"code": provenance.code_hash(SELF_TEST), **provenance.versions()}
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
 
 
 def place() -> Path:

@@ -55,6 +55,15 @@ class Evidence:
             return []
         return [str(entry.get("name", "")) if isinstance(entry, Mapping) else str(entry) for entry in documents]
 
+    def scored_names(self) -> list[str]:
+        """Of the documents of which anything was scored: a limit leaves some of them out."""
+        entries = self.part("text").get("documents")
+        names = self.document_names()
+        if not names or not isinstance(entries, Sequence):
+            return names
+        counts = [entry.get("scored") if isinstance(entry, Mapping) else None for entry in entries]
+        return [name for name, count in zip(names, counts, strict=True) if count != 0]
+
 
 def read(folder: Path) -> Evidence:
     """Raises InputError for what is no finished run folder, or one whose tables break the contract."""

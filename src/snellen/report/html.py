@@ -157,7 +157,7 @@ def _named(part: Mapping[str, Any], keys: Sequence[str], otherwise: str) -> str:
 
 
 def _text_name(evidence: Evidence) -> str:
-    names = evidence.document_names()
+    names = evidence.scored_names()
     several = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "unnamed text"
     return _named(evidence.part("text"), ("name", "source"), several)
 
@@ -166,8 +166,10 @@ def _summary(evidence: Evidence) -> list[str]:
     parameters = evidence.part("identity").get("parameters")
     words = [f"{parameters / 1e6:,.3g} million parameters"] if isinstance(parameters, int) else []
     words += [f"{text.plural(evidence.tokens.metadata.num_rows, 'token')} scored"]
-    if documents := len(evidence.document_names()):
-        words.append(text.plural(documents, "document"))
+    if documents := len(evidence.scored_names()):
+        of = len(evidence.document_names())
+        few = f"{text.count(documents)} of {text.plural(of, 'document')}"
+        words.append(text.plural(documents, "document") if documents == of else few)
     if full := figures.widest(evidence.gains):
         words.append(f"up to {text.plural(full[0], 'beam')}, {text.plural(full[1], 'token')} ahead")
     return words

@@ -2,7 +2,8 @@
 
 A difference is *paired*, and so narrower, where both runs resampled the same stretches of the same text with
 the same seed; otherwise the two are drawn independently. Tokens of different tokenizers are not comparable:
-log-likelihoods are given a character and a byte too, on the characters that both runs scored.
+log-likelihoods are given a character and a byte too, on the characters that both runs scored, and the gain a byte where
+those are all (`comparable`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from snellen.results.comparable import OTHER_TOKENS, PER_TOKEN, Common, counts_tokens, units_of
 from snellen.results.coverage import Tokens, common_sums, sums
 from snellen.results.differences import Value, from_intervals, interval, percentiles
 from snellen.results.findings import Finding
-from snellen.results.store import Run
+from snellen.results.store import MADE_BY, Run
 
 Floats = NDArray[np.float64]
 _RESAMPLED = "lookahead-gain"  # the measure that `tables/resamples.parquet` belongs to
@@ -66,29 +68,38 @@ def _compared(runs: tuple[Run, Run]) -> Comparison:
     differing = {
         name: (keys[0].get(name), keys[1].get(name))
         for name in dict.fromkeys([*keys[0], *keys[1]])
-        if keys[0].get(name) != keys[1].get(name)
+        if name != MADE_BY and keys[0].get(name) != keys[1].get(name)
+    }
+    made = [key.get(MADE_BY, {}) for key in keys]
+    differing |= {
+        name: (made[0].get(name), made[1].get(name))
+        for name in dict.fromkeys([*made[0], *made[1]])
+        if made[0].get(name) != made[1].get(name)
     }
     same_units = same_text and tokens[0].units() == tokens[1].units()
     paired = same_units and keys[0].get("seed") == keys[1].get("seed")
     findings = [{finding.measure: finding for finding in run.findings} for run in runs]
+    common = Common(runs=runs, tokens=tokens, same_text=same_text)
     rows = [
-        _finding_row(name, (findings[0][name], findings[1][name]), runs, tokens, paired)
+        row
         for name in findings[0]
         if name in findings[1]
+        for row in _finding_rows(name, (findings[0][name], findings[1][name]), common, paired)
     ]
     level = max([row.level for row in rows], default=0.95)
-    rows += _likelihood_rows(tokens, same_text, tokens[0].same_tokens(tokens[1]), level)
+    rows += _likelihood_rows(tokens, same_text, common.same_tokenizer, level)
     return Comparison(
         runs=(_describe(runs[0], tokens[0], findings[0]), _describe(runs[1], tokens[1], findings[1])),
         settings=differing,
         rows=tuple(rows),
-        notes=tuple(_notes(findings, differing, same_text, paired)),
+        notes=tuple(_notes(findings, differing, common, paired)),
     )
 
 
 def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict[str, Any]:
     identity = run.content.get("identity", {})
-    documents = [entry.get("name") for entry in run.content.get("text", {}).get("documents", [])]
+    entries = run.content.get("text", {}).get("documents", [])
+    documents = [entry.get("name") for entry in entries if entry.get("scored") != 0]
     return {
         "folder": str(run.folder),
         "model": identity.get("name") or identity.get("source"),
@@ -98,14 +109,16 @@ def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict
     }
 
 
-def _notes(
-    findings: list[dict[str, Finding]], differing: Mapping[str, Any], same_text: bool, paired: bool
-) -> list[str]:
+def _notes(findings: list[dict[str, Finding]], differing: Mapping[str, Any], common: Common, paired: bool) -> list[str]:
     notes = []
-    if not same_text:
+    if not common.same_text:
         notes.append("the texts differ: a difference is between model and text together, drawn independently")
     elif not paired:
         notes.append("the resampled units or the seeds differ: findings are drawn independently (wider intervals)")
+    if not common.same_tokenizer:
+        notes.append("the tokenizers differ: nats a token are not comparable, nor what else counts in tokens")
+    elif (mend := common.mend()) is not None:
+        notes.append(f"other parts of the text were scored (--limit); the same parts: {mend}")
     notes += [
         f"{name} was measured with other settings: its values answer different questions"
         for name in findings[0]
@@ -126,32 +139,54 @@ def _asked(finding: Finding) -> dict[str, Any]:
     return {name: value for name, value in finding.settings.items() if name != "seed"}
 
 
+def _finding_rows(name: str, pair: tuple[Finding, Finding], common: Common, paired: bool) -> list[Row]:
+    """One; two where the number is comparable in another unit only."""
+    if common.same_tokenizer or not any(counts_tokens(finding.unit) for finding in pair):
+        return [_finding_row(name, pair, common, paired)]
+    if name != _RESAMPLED or not all(PER_TOKEN.search(finding.unit) for finding in pair):
+        return [_finding_row(name, pair, common, paired, incomparable=OTHER_TOKENS)]
+    found = common.per_byte(pair)
+    if isinstance(found, str):
+        return [_finding_row(name, pair, common, paired, incomparable=found)]
+    converted, factors = found
+    return [
+        _finding_row(name, pair, common, paired, incomparable=f"{OTHER_TOKENS}; see a byte"),
+        _finding_row(name, converted, common, paired, label=f"{name} a byte", factors=factors),
+    ]
+
+
 def _finding_row(
     name: str,
     pair: tuple[Finding, Finding],
-    runs: tuple[Run, Run],
-    tokens: tuple[Tokens, Tokens],
+    common: Common,
     paired: bool,
+    *,
+    label: str | None = None,
+    factors: tuple[float, float] = (1.0, 1.0),
+    incomparable: str | None = None,
 ) -> Row:
+    """`factors`: what the numbers in `pair` were multiplied by, and so their resamples are to be."""
     first, second = pair
     values = [Value(value=f.value, low=f.low, high=f.high, reason=f.reason) for f in pair]
     level = max(first.level, second.level)
     method = "paired resamples" if paired else "independent resamples"
-    if first.value is None or second.value is None or first.unit != second.unit:
+    if incomparable is not None:
+        difference, method = Value(value=None, reason=incomparable), "none"
+    elif first.value is None or second.value is None or first.unit != second.unit:
         reason = "undefined in one of the runs" if first.unit == second.unit else "the units differ"
         difference = Value(value=None, reason=reason)
     else:
-        draws = [_resamples(run) if name == _RESAMPLED else None for run in runs]
+        draws = [_resamples(run) if name == _RESAMPLED else None for run in common.runs]
         point = second.value - first.value
         if draws[0] is not None and draws[1] is not None:
             paired_draws = paired and len(draws[0]) == len(draws[1])
             method = "paired resamples" if paired_draws else "independent resamples"
-            difference = percentiles(point, draws[0], draws[1], level, paired_draws)
+            difference = percentiles(point, draws[0] * factors[0], draws[1] * factors[1], level, paired_draws)
         else:
             method = "independent, from the two intervals"
-            difference = from_intervals(point, pair, [table.n_units for table in tokens], level)
+            difference = from_intervals(point, pair, [units_of(finding) for finding in pair], level)
     return Row(
-        name=name,
+        name=label or name,
         unit=first.unit,
         first=values[0],
         second=values[1],
@@ -168,14 +203,14 @@ def _resamples(run: Run) -> Floats | None:
     return np.asarray(table["value"].to_numpy(), dtype=np.float64)
 
 
-def _likelihood_rows(tokens: tuple[Tokens, Tokens], same_text: bool, same_tokens: bool, level: float) -> list[Row]:
+def _likelihood_rows(tokens: tuple[Tokens, Tokens], same_text: bool, same_tokenizer: bool, level: float) -> list[Row]:
     # On the same text both are summed over the same characters, in the first run's units: draws are paired.
     first, second = common_sums(*tokens) if same_text else (sums(tokens[0]), sums(tokens[1]))
     rows = []
     for name, count in (("token", "tokens"), ("character", "characters"), ("byte", "bytes")):
         pair = (interval([first], count, level, paired=True), interval([second], count, level, paired=True))
-        if count == "tokens" and not same_tokens and same_text:
-            difference, method = Value(value=None, reason="the tokenizers differ: see a byte"), "none"
+        if count == "tokens" and not same_tokenizer:
+            difference, method = Value(value=None, reason=f"{OTHER_TOKENS}; see a byte"), "none"
         else:
             method = "paired bootstrap over units" if same_text else "independent bootstrap over units"
             difference = interval([first, second], count, level, paired=same_text)

@@ -37,6 +37,7 @@ class Tokens:
     end: Ints
     log_prob: Floats
     unit: Ints
+    kept: NDArray[np.bool_]  # not left out of the findings, as what has probability zero is
     piece: list[str]
 
     @classmethod
@@ -63,6 +64,7 @@ class Tokens:
                 end=end,
                 log_prob=log_prob,
                 unit=np.unique(unit, return_inverse=True)[1].astype(np.int64),
+                kept=unit >= 0,
                 piece=table["piece"].cast(pa.string()).to_pylist(),
             )
 
@@ -84,6 +86,24 @@ class Tokens:
             and np.array_equal(self.token, other.token)
             and np.array_equal(self.start, other.start)
         )
+
+    def same_characters(self, other: Tokens) -> bool:
+        """Whether both scored the very same characters of the same documents, in whatever tokens."""
+        ours, theirs = self.characters(), other.characters()
+        return ours.keys() == theirs.keys() and all(
+            np.array_equal(np.flatnonzero(size), np.flatnonzero(theirs[document][0]))
+            for document, (size, _) in ours.items()
+        )
+
+    def judged(self) -> Tokens:
+        """Without the tokens that findings leave out."""
+        keep = self.kept
+        unit = np.unique(self.unit[keep], return_inverse=True)[1].astype(np.int64)
+        return Tokens(
+            document=self.document[keep], token=self.token[keep], start=self.start[keep], end=self.end[keep],
+            log_prob=self.log_prob[keep], unit=unit, kept=keep[keep],
+            piece=[piece for piece, own in zip(self.piece, keep, strict=True) if own],
+        )  # fmt: skip
 
     def characters(self) -> dict[int, tuple[Ints, Ints]]:
         """By document, for each of its characters: bytes in UTF-8 (0 where not scored), and its unit."""

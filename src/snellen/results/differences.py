@@ -11,7 +11,7 @@ from scipy import stats
 
 from snellen.results.coverage import Sums
 from snellen.results.findings import Finding
-from snellen.results.statistics import PERCENTILE_FROM, REFUSED_BELOW
+from snellen.results.statistics import PERCENTILE_FROM, REFUSED_BELOW, holding
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000
@@ -37,8 +37,8 @@ def percentiles(point: float, first: Floats, second: Floats, level: float, paire
     draws = draws[np.isfinite(draws)]
     if len(draws) < 100:
         return Value(value=point, reason="too few resamples are defined in both runs")
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Value(value=point, low=float(low), high=float(high))
+    low, high = holding(point, *np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
+    return Value(value=point, low=low, high=high)
 
 
 def from_intervals(point: float, pair: tuple[Finding, Finding], n: list[int], level: float) -> Value:
@@ -67,6 +67,8 @@ def interval(samples: list[Sums], count: str, level: float, *, paired: bool) -> 
         return Value(value=None, reason=f"no {count} that both runs scored")
     ratios = [top.sum() / bottom.sum() for top, bottom in zip(tops, bottoms, strict=True)]
     point = float(sum(sign * ratio for sign, ratio in zip(signs, ratios, strict=True)))
+    if not np.isfinite(point):
+        return Value(value=None, reason="a scored token has probability zero: its log-likelihood is not finite")
     n = [len(top) for top in tops]
     if min(n) < REFUSED_BELOW:
         return Value(value=point, reason=f"{min(n)} units are too few for an interval (at least {REFUSED_BELOW})")
@@ -91,4 +93,5 @@ def interval(samples: list[Sums], count: str, level: float, *, paired: bool) -> 
         data, statistic, n_resamples=_RESAMPLES, confidence_level=level, method="percentile",
         vectorized=True, batch=200, rng=np.random.default_rng(0),
     )  # fmt: skip
-    return Value(value=point, low=float(found.confidence_interval.low), high=float(found.confidence_interval.high))
+    low, high = holding(point, found.confidence_interval.low, found.confidence_interval.high)
+    return Value(value=point, low=low, high=high)

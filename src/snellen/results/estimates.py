@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 
@@ -26,6 +26,12 @@ class Estimate:
         if not math.isfinite(value):
             return cls.undefined(reason)
         return cls(value=float(value), low=low, high=high, reason=reason if low is None else None)
+
+    def within(self, low: float, high: float) -> Self:
+        """The same with an interval that ends where the number must: a t interval knows nothing of that."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
     def as_dict(self) -> dict[str, float | str | None]:
         said = {} if self.reason is None else {"reason": self.reason}

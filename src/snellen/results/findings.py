@@ -18,7 +18,8 @@ class Finding:
     """One answer: value, interval, how many units, what was left out and why, the control beside it.
 
     An undefined number is None, and then `reason` says why; NaN and infinities are refused here, since they
-    are not JSON and hide what went wrong.
+    are not JSON and hide what went wrong. `unit` names tokens where the number counts in them: such numbers of two
+    tokenizers are not subtracted (`results.compare`).
     """
 
     measure: str

@@ -120,19 +120,24 @@ class Resamples:
         """Interval of a statistic from its value in each resample.
 
         Undefined replicates (NaN: the resample holds nothing of a group) are left out while they are at most one
-        in twenty; beyond that there is no interval and None is returned.
+        in twenty; beyond that there is no interval and None is returned. The interval holds `point`, which the
+        percentiles of a statistic that resampling pushes to one side (the best of several, say) need not.
         """
         usable = replicates[np.isfinite(replicates)]
         if not np.isfinite(point) or len(usable) < 0.95 * len(replicates):
             return None, None
         tail = (1 - self.level) / 2
         if self.method == "percentile bootstrap":
-            low, high = np.quantile(usable, [tail, 1 - tail])
-            return float(low), float(high)
+            return holding(point, *np.quantile(usable, [tail, 1 - tail]))
         r = len(usable)
         error = np.sqrt((r - 1) / r * np.sum((usable - usable.mean()) ** 2))
         reach = stats.t.ppf(1 - tail, r - 1) * error
         return float(point - reach), float(point + reach)
+
+
+def holding(point: float, low: float, high: float) -> tuple[float, float]:
+    """The interval, reaching to `point` where it ends before: a number outside its own interval says nothing."""
+    return min(float(low), float(point)), max(float(high), float(point))
 
 
 def resamples(count: int, *, number: int, level: float, seed: int) -> Resamples:

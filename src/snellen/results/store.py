@@ -1,8 +1,8 @@
 """The run folder: claimed, written piece by piece, resumed, finished, read.
 
-A run is recognised by its *key*: everything that changes its numbers. The same key resumes the run or finds
-it complete; another key is refused, and nothing in the folder is touched. What is on disk is the truth: files
-appear whole (temporary file, fsync, rename) or not at all; a piece that fails its checksum is done again.
+A run is recognised by its *key*: everything that changes its numbers, the code among it. The same key resumes the
+run or finds it complete; another key is refused, and nothing in the folder is touched. What is on disk is the truth:
+files appear whole (temporary file, fsync, rename) or not at all; a piece that fails its checksum is done again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +40,7 @@ from snellen.results.findings import Finding
 from snellen.results.folders import contents, lock, unlock
 
 SCHEMA = 1
+MADE_BY = "made by"  # the entry of a key that says which code and libraries its numbers come from
 DIGEST, FILES = "sha256", "files"  # in run.json: of the rest of it, and of the files beside it, by name
 _MEND = "run its command again in a new folder"
 
@@ -90,10 +91,20 @@ def _digest_of(content: Mapping[str, Any]) -> str:
 def refuse_other(folder: Path, content: Mapping[str, Any], key: Mapping[str, Any]) -> None:
     """InputError where the run in `folder` was made with other values of what `key` names."""
     theirs = content.get("key", {})
-    other = [f"{name} {_brief(theirs.get(name))}, now {_brief(key[name])}" for name in key
-             if theirs.get(name) != _plain(key[name])]  # fmt: skip
-    if other:
-        raise InputError(f"{folder} holds a run with other settings ({'; '.join(other)}); choose another --out")
+    settings = [name for name in key if name != MADE_BY]
+    if other := _differing(theirs, key, settings):
+        raise InputError(f"{folder} holds a run with other settings ({other}); choose another --out")
+    ours = key.get(MADE_BY, {})
+    if other := _differing(theirs.get(MADE_BY, {}), ours, ours):
+        raise InputError(
+            f"{folder} holds a run that was made by other code ({other}): its numbers and those of this code do not "
+            "belong together; choose another --out"
+        )
+
+
+def _differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], names: Iterable[str]) -> str:
+    other = (name for name in names if theirs.get(name) != _plain(ours[name]))
+    return "; ".join(f"{name} {_brief(theirs.get(name))}, now {_brief(ours[name])}" for name in other)
 
 
 def is_finished(folder: Path, key: Mapping[str, Any]) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,21 @@ import snellen
 from snellen.errors import InputError
 from snellen.lookahead.beam_search import WindowScores, score_window
 from snellen.lookahead.preflight import preflight
-from snellen.lookahead.settings import bytes_of
 from snellen.measures import registry
 from snellen.measures.base import Measure
+from snellen.models.load import Reading
 from snellen.models.sources import check_apart
-from snellen.request import SAMPLE, Request
+from snellen.request import Request
 from snellen.results.files import guarded
 from snellen.results.store import SCHEMA, Run, Writer, fingerprint, is_finished, read_run_json, refuse_other
 from snellen.runner import generating, reading, scoring
 from snellen.runner.measuring import finish
 from snellen.runner.naive import score_naive
 from snellen.runner.progress import Progress, Silent
-from snellen.runner.record import content_of, measures_key, plain, slug, subject_key
-from snellen.runner.work import Text, Work, cut, read, text_key
+from snellen.runner.record import content_of, made_by, measures_key, plain, slug, subject_key
+from snellen.runner.work import OWN_BOS, Text, Work, cut, read
 from snellen.subject import Subject, load
+from snellen.texts.read import text_key
 
 
 def exam(
@@ -137,17 +137,17 @@ def examine(
 ) -> Run:
     """`exam` with its settings in one piece."""
     tell: Progress = Silent() if progress is None else progress
-    bytes_of(request.memory)
     chosen = registry.find(measures)
     documents = read(texts, field)
-    if not texts and request.limit is None:
-        request = replace(request, limit=SAMPLE)
+    if not texts:
+        request = request.of_the_sample()
     key = {
         "snellen": snellen.__version__,
         "schema": SCHEMA,
         **request.key(),
         **measures_key(chosen),
         **text_key(documents),
+        **made_by(chosen),
     }
     if out is not None:
         found = read_run_json(Path(out))
@@ -156,9 +156,20 @@ def examine(
     # Where it goes of itself is known later; were it here, it would be inside the model's folder as well.
     check_apart(model, Path("runs", "-") if out is None else out, name="--out")
     began = time.monotonic()
-    subject = _subject(model, loading)
-    text = cut(documents, subject, request)
-    prompts = generating.planned(chosen, text, subject)  # too few are refused here
+    cuts: dict[Reading, Text] = {}
+
+    def cut_early(reading: Reading) -> None:
+        """What is wrong with texts and windows is said before the weights are read."""
+        cuts[reading] = cut(documents, reading, request)
+
+    subject = _subject(model, loading, cut_early)
+    for note in subject.identity.notes:
+        tell.say(f"note: {note}")
+    taken = subject.reading
+    text = cuts[taken] if taken in cuts else cut(documents, taken, request)
+    if text.own_bos:
+        tell.say(f"{text.own_bos} of {len(documents)} texts: {OWN_BOS}")
+    prompts = generating.planned(chosen, text, subject, request)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)
     folder = Path(out) if out is not None else Path("runs") / f"{slug(subject)}-{fingerprint(key)}"
@@ -259,13 +270,13 @@ def _report(folder: Path, tell: Progress) -> None:
         write_report(folder)
 
 
-def _subject(model: Any, loading: dict[str, Any]) -> Subject:
+def _subject(model: Any, loading: dict[str, Any], before: Callable[[Reading], None]) -> Subject:
     given = {name: value for name, value in loading.items() if value is not None}
     if not isinstance(model, Subject):
         with scoring.memory_errors(
             "loading the model", "choose --dtype bfloat16, another --device, or a smaller model"
         ):
-            return load(model, **given)
+            return load(model, **given, before=before)
     if given:
         raise InputError(f"{', '.join(given)}: set it in snellen.load; this model is loaded already")
     return model

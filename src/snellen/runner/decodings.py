@@ -14,8 +14,10 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from snellen.lookahead.decoding import generate
+from snellen.lookahead.generation_config import aside
 from snellen.lookahead.power_sampling import power_sample
 from snellen.measures.generations import Decoding
+from snellen.models.body import device_of, logit_columns
 from snellen.subject import Subject
 
 # Below every logit: e^−10000 is 0 in any format, and unlike −∞ it has differences that are numbers.
@@ -33,20 +35,19 @@ def endless(subject: Subject, *, keep: NDArray[np.integer]) -> Iterator[None]:
     own = model.generation_config
     special = {*_ids(own.eos_token_id if own is not None else None), *_ids(getattr(tokenizer, "all_special_ids", None))}
     special |= {*_ids(subject.identity.bos.token_id)}
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    barred = sorted(token for token in special - set(np.unique(keep).tolist()) if 0 <= token < vocabulary)
+    predicted = logit_columns(model)
+    barred = sorted(token for token in special - set(np.unique(keep).tolist()) if 0 <= token < predicted)
 
     def bar(module: Any, arguments: Any, output: Any) -> None:
         if barred:
             output.logits[..., barred] = FORBIDDEN
 
     handle = model.register_forward_hook(bar)
-    model.generation_config = GenerationConfig(pad_token_id=0)
     try:
-        yield
+        with aside(model, GenerationConfig(pad_token_id=0)):
+            yield
     finally:
         handle.remove()
-        model.generation_config = own
 
 
 @torch.no_grad()
@@ -65,7 +66,7 @@ def write(
         found = generate(
             model, input_ids, width=decoding.width or 1, horizon=decoding.horizon or 1, alpha=_number(decoding.alpha),
             weight=_number(decoding.weight), do_sample=True, max_new_tokens=new, eos_token_id=None, seed=seed,
-            memory=memory, engine=engine,
+            memory=memory, engine=engine, attention_mask=torch.ones_like(input_ids),
         )  # fmt: skip
         assert isinstance(found, Tensor)
     elif decoding.kind == "power":
@@ -86,10 +87,10 @@ def _by_transformers(model: Any, input_ids: Tensor, decoding: Decoding, new: int
     if sampled:
         # `top_k` is 50 there unless one says otherwise.
         options |= {"top_k": 0, "top_p": 1.0 if decoding.top_p is None else decoding.top_p, "temperature": 1.0}
-    devices = [] if model.device.type == "cpu" else [model.device]
+    devices = [] if device_of(model).type == "cpu" else [device_of(model)]
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        ids = input_ids.to(model.device)
+        ids = input_ids.to(device_of(model))
         config = GenerationConfig(max_new_tokens=new, pad_token_id=0, **options)
         found: Tensor = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
     return found

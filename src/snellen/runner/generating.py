@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from snellen.errors import InputError, Refused
-from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import context_of
+from snellen.lookahead.preflight import writing_engine_for
 from snellen.measures.base import Measure
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
-from snellen.request import Request
+from snellen.models.body import context_of
+from snellen.request import Request, in_proportion
 from snellen.results.files import UNREADABLE, read_table, write_table
 from snellen.results.statistics import REFUSED_BELOW
 from snellen.runner import scoring
@@ -57,8 +57,10 @@ class Prompts:
         return torch.from_numpy(np.concatenate([front, own, tokens], axis=1).astype(np.int64))
 
 
-def cut_prompts(text: Text, writing: Writing, subject: Subject) -> Prompts:
+def cut_prompts(text: Text, writing: Writing, subject: Subject, share: float = 1.0) -> Prompts:
     """Evenly from all texts: every document is cut into stretches side by side, and every k-th of them is taken.
+
+    share: of them, down to what an interval needs (`Request.share`: a low limit makes them fewer).
 
     Raises
     ------
@@ -78,7 +80,7 @@ def cut_prompts(text: Text, writing: Writing, subject: Subject) -> Prompts:
             f"and the first token they take {needed} places, and the model has {limit}; set one of them lower"
         )
     places = [(d, k * size) for d, one in enumerate(text.encoded) for k in range(len(one) // size)]
-    count = min(writing.prompts, len(places))
+    count = min(in_proportion(writing.prompts, share, least=REFUSED_BELOW), len(places))
     if count < REFUSED_BELOW:
         raise Refused(
             f"the texts give {len(places)} prompts of {writing.prompt_tokens} tokens with {writing.new_tokens} behind "
@@ -99,6 +101,7 @@ def cut_prompts(text: Text, writing: Writing, subject: Subject) -> Prompts:
 class Task:
     """What one measure wants written behind which prompts."""
 
+    name: str
     writing: Writing
     prompts: Prompts
 
@@ -107,10 +110,12 @@ class Task:
         return _ahead(self.writing)
 
 
-def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject) -> dict[str, Task]:
+def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request: Request) -> dict[str, Task]:
     """By the name of the measure; raises as `cut_prompts`."""
     return {
-        name: Task(writing=measure.writing, prompts=cut_prompts(text, measure.writing, subject))
+        name: Task(
+            name=name, writing=measure.writing, prompts=cut_prompts(text, measure.writing, subject, request.share)
+        )
         for name, measure in chosen.items()
         if "generations" in measure.needs and measure.writing is not None
     }
@@ -128,7 +133,7 @@ def _carry_out(subject: Subject, task: Task, folder: Path, mark: str, request: R
     batches = [slice(at, min(at + BATCH, len(prompts))) for at in range(0, len(prompts), BATCH)]
     longest = prompts.tokens.shape[1] + (prompts.first is not None)
     # Checked once for all of it, as the model that it is, before it is kept from ending.
-    engine_for(subject.model, length=longest, horizon=task.ahead, engine=request.engine)
+    writing_engine_for(subject.model, length=longest, horizon=task.ahead, engine=request.engine)
 
     def piece(name: str, rows: slice, make: Callable[[], NDArray[np.integer]]) -> pa.Table:
         path = folder / "pieces" / f"written-{_hash(f'{name} {writing}')}-{rows.start:05d}.parquet"
@@ -138,16 +143,26 @@ def _carry_out(subject: Subject, task: Task, folder: Path, mark: str, request: R
             write_table(path, found.replace_schema_metadata({b"snellen.run": mark.encode()}))
         return found
 
+    costs = {HUMAN: 1, **{decoding.name: decoding.cost + 1 for decoding in writing.decodings}}
+    done, total = 0, sum(costs.values()) * len(prompts)
+
+    def told(name: str, rows: slice, make: Callable[[], NDArray[np.integer]]) -> pa.Table:
+        nonlocal done
+        tell.stage(f"writing for {task.name}", done / total, f"{name} behind {rows.start} of {len(prompts)} prompts")
+        found = piece(name, rows, make)
+        done += costs[name] * (rows.stop - rows.start)
+        return found
+
     human, written = list[pa.Table](), dict[str, list[pa.Table]]()
     with endless(subject, keep=prompts.tokens[:, prompts.length :]):
         for rows in batches:
             own = prompts.tokens[rows, prompts.length :]
-            human.append(piece(HUMAN, rows, lambda own=own: own))  # type: ignore[misc]
-        for number, decoding in enumerate(writing.decodings):
-            tell.say(f"writing: {decoding.name} ({number + 1} of {len(writing.decodings)})")
+            human.append(told(HUMAN, rows, lambda own=own: own))  # type: ignore[misc]
+        for decoding in writing.decodings:
             written[decoding.name] = [
-                piece(decoding.name, rows, _writer(subject, task, decoding, rows, request)) for rows in batches
+                told(decoding.name, rows, _writer(subject, task, decoding, rows, request)) for rows in batches
             ]
+    tell.stage(f"writing for {task.name}", 1.0, "")
     read = _reader(subject.tokenizer, len(prompts), new)
     return Generations(
         document=prompts.document,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +44,9 @@ def finish(
     )
     findings, tables = list[Finding](), dict[str, pa.Table]()
     for name, measure in chosen.items():
-        tell.say(f"measuring {name}")
-        own = replace(scored, generations=written.get(name), readings=read.get(name))
+        told = partial(_tell, tell, f"measuring {name}")
+        told(0.0)
+        own = replace(scored, generations=written.get(name), readings=read.get(name), tell=told)
         finding, columns, drawn = _measure(measure, own, request.seed)
         findings.append(replace(finding, excluded={**text.excluded, **finding.excluded}))
         for column, values in columns.items():
@@ -54,12 +56,17 @@ def finish(
         if drawn.keys() & tables.keys():
             raise ValueError(f"measure {name!r} writes table {sorted(drawn.keys() & tables.keys())} a second time")
         tables |= drawn
+        told(1.0)
     spelled = scoring.tokens_seen(table)
     tables["vocabulary"] = pa.table(
         {"token": pa.array(spelled, pa.int32()), "text": pa.array(spell(text.tokenizer, spelled), pa.string())}
     )
     writer.spend("measuring", began)
     writer.finish(table, tables, findings)
+
+
+def _tell(tell: Progress, stage: str, share: float) -> None:
+    tell.stage(stage, share, "")
 
 
 def _measure(

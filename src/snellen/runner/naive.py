@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from snellen.lookahead.beam_search import WindowScores
 from snellen.lookahead.head import naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import bytes_of
+from snellen.models.body import device_of
+from snellen.request import bytes_of
 
 
 @torch.no_grad()
@@ -34,7 +35,7 @@ def score_naive(
     `horizon` is that of the engine's check, so that searches on the same model need no second one. Raises `Refused`
     where the model's numbers cannot be vouched for.
     """
-    text = input_ids.to(model.device)
+    text = input_ids.to(device_of(model))
     runner = engine_for(model, length=len(text), horizon=horizon, engine=engine)
     own = naive(
         runner.body,

@@ -18,6 +18,9 @@ class Progress(Protocol):
     def within(self, share: float) -> None:
         """That share of the window that comes next is scored."""
 
+    def stage(self, name: str, share: float, now: str) -> None:
+        """That share of a later stage is done (0 where it begins); `now` says what comes next, if anything."""
+
 
 class Silent:
     """Nobody listens."""
@@ -29,4 +32,7 @@ class Silent:
         pass
 
     def within(self, share: float) -> None:
+        pass
+
+    def stage(self, name: str, share: float, now: str) -> None:
         pass

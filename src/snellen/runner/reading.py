@@ -21,16 +21,17 @@ from snellen.errors import Refused
 from snellen.lookahead.engine import Body, Engine
 from snellen.lookahead.head import first_tokens, rows_per_block
 from snellen.lookahead.preflight import engine_for
-from snellen.lookahead.settings import bytes_of
 from snellen.measures.base import Measure
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
-from snellen.request import Request
+from snellen.models.body import device_of
+from snellen.request import Request, bytes_of
 from snellen.results.files import UNREADABLE, read_table, write_table
 from snellen.runner import scoring
 from snellen.runner.forks import Forks
 from snellen.runner.progress import Progress
 from snellen.runner.work import Text
 from snellen.subject import Subject
+from snellen.texts.encode import without_bos
 
 BATCH = 16  # passages of a piece
 
@@ -49,11 +50,14 @@ class Task:
     @property
     def tokens_run(self) -> int:
         """Of all passages: the text itself, once more up to where its layers are asked for, and the branches."""
+        return sum(self.tokens_of(self.passages.items))
+
+    def tokens_of(self, items: Sequence[Passage]) -> list[int]:
         nodes, front = Forks.of(self.passages.candidates).nodes, len(self.front)
-        return sum(
+        return [
             front + len(one.tokens) + (0 if one.state is None else front + one.state) + nodes * len(one.forks)
-            for one in self.passages.items
-        )
+            for one in items
+        ]
 
 
 def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request: Request) -> dict[str, Task]:
@@ -62,9 +66,13 @@ def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request
     front = () if first is None else (first,)
 
     def encode(new: str) -> list[int]:
-        return list(tokenizer(new, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        ids = list(tokenizer(new, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+        return list(without_bos(ids, first))
 
-    material = Material(documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front))
+    material = Material(
+        documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front),
+        share=request.share,
+    )  # fmt: skip
     return {
         name: Task(material=material, passages=measure.passages(material, seed=request.seed), front=front)
         for name, measure in chosen.items()
@@ -83,13 +91,15 @@ def _carry_out(
     name: str, subject: Subject, task: Task, folder: Path, mark: str, request: Request, tell: Progress
 ) -> Readings:
     items, found = task.passages.items, list[Reading]()
+    costs = task.tokens_of(items)
     engine: Engine | None = None
     for at in range(0, len(items), BATCH):
         batch = items[at : at + BATCH]
         path = folder / "pieces" / f"read-{hashlib.sha256(name.encode()).hexdigest()[:12]}-{at:05d}.parquet"
         table = _whole(path, len(batch), mark)
         if table is None:
-            tell.say(f"reading for {name}: {at} of {len(items)} passages")
+            begun = sum(costs[:at]) / sum(costs)
+            tell.stage(f"reading for {name}", begun, f"{at} of {len(items)} passages")
             with scoring.memory_errors(f"reading passages for {name}", "lower --window or the measure's settings"):
                 engine = engine or _engine(subject, task, request)
                 forks, budget = Forks.of(task.passages.candidates), bytes_of(request.memory)
@@ -97,6 +107,7 @@ def _carry_out(
             table = _table(made)
             write_table(path, table.replace_schema_metadata({b"snellen.run": mark.encode()}))
         found += _readings(table, batch, task.passages)
+    tell.stage(f"reading for {name}", 1.0, "")
     return Readings(material=task.material, found=found, tokens_run=task.tokens_run)
 
 
@@ -115,7 +126,7 @@ def read(engine: Engine, ids: Tensor, passage: Passage, front: int, forks: Forks
     Refused
         The model gives NaN, infinity, or no probability at all to a token that is there.
     """
-    body, text = engine.body, ids.to(engine.body.model.device)
+    body, text = engine.body, ids.to(device_of(engine.body.model))
     hidden = engine.read(text)
     log_prob, first = np.zeros(0, dtype=np.float32), front + passage.first
     if first < len(text):

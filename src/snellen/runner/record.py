@@ -15,10 +15,31 @@ import transformers
 
 import snellen
 from snellen.measures.base import Measure
+from snellen.models.body import device_of
 from snellen.organisms import chart
 from snellen.request import Request
+from snellen.results import provenance
+from snellen.results.store import MADE_BY
 from snellen.runner.work import Text
 from snellen.subject import Subject
+
+RUNNER = __name__.rpartition(".")[0]
+APART = ("snellen.report", "snellen.cli")  # change no number: one draws what is finished, one asks for it
+LIBRARIES = ("transformers", "torch")  # whose modules models are made of; their versions say which
+
+
+def made_by(chosen: Mapping[str, Measure]) -> dict[str, Any]:
+    """The code of an exam: the runner with all that reads a model, each measure, and the libraries below them."""
+    found: dict[str, Any] = {
+        "code": provenance.code_hash(RUNNER, apart=APART)[:16],
+        **provenance.versions("tokenizers"),
+    }
+    for name, measure in chosen.items():
+        modules = {kind.__module__ for kind in type(measure).__mro__ if issubclass(kind, Measure)}
+        found[f"code of {name}"] = provenance.code_hash(*modules, apart=APART)[:16]
+        for other in sorted(modules):
+            found |= {} if other.startswith("snellen.") else provenance.distribution(other)
+    return {MADE_BY: found}
 
 
 def measures_key(chosen: Mapping[str, Measure]) -> dict[str, Any]:
@@ -32,7 +53,15 @@ def subject_key(subject: Subject) -> dict[str, Any]:
         "tokenizer": identity["tokenizer_sha256"],
         "dtype": identity["dtype"],
         "first token": identity["bos"],
+        "code of the model": _code_of(subject.model),
     }
+
+
+def _code_of(model: torch.nn.Module) -> str | None:
+    """Of the modules that none of the libraries brings: an architecture of ours, or code that came with the model."""
+    modules = {type(one).__module__ for one in model.modules()}
+    others = sorted(one for one in modules if one.partition(".")[0] not in LIBRARIES)
+    return provenance.code_hash(*others, apart=APART)[:16] if others else None
 
 
 def slug(subject: Subject) -> str:
@@ -58,7 +87,7 @@ def content_of(subject: Subject, request: Request, chosen: Mapping[str, Measure]
             "python": platform.python_version(),
             "platform": platform.platform(),
             "processor": platform.processor() or platform.machine(),
-            "device": str(subject.model.device),
+            "device": str(device_of(subject.model)),
             "threads": torch.get_num_threads(),
         },
         "timings": {},

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from snellen.errors import InputError
+from snellen.models.load import Reading
 from snellen.request import Request
 from snellen.results import statistics
-from snellen.subject import Subject
 from snellen.texts.encode import Encoded, encode, starts_word
 from snellen.texts.read import Document, bundled, documents_from, read_documents
 from snellen.texts.windows import Window, plan_windows
+
+OWN_BOS = "begins with the model's first token (BOS), which is read once"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,11 @@ class Text:
     def names(self) -> list[str]:
         return [document.name for document in self.documents]
 
+    @property
+    def own_bos(self) -> int:
+        """How many documents begin with the model's first token themselves."""
+        return sum(one.own_bos for one in self.encoded)
+
     def key(self) -> dict[str, Any]:
         return {"window": self.window, "context": self.context}
 
@@ -62,7 +68,7 @@ class Text:
         entries = [
             {
                 "name": document.name,
-                "sha256": _sha256(document),
+                "sha256": document.sha256,
                 "characters": len(document.text),
                 "tokens": len(encoded),
                 "scored": count,
@@ -70,7 +76,12 @@ class Text:
             }
             for document, encoded, count in zip(self.documents, self.encoded, scored, strict=True)
         ]
-        return {"documents": entries, "scored": sum(scored), "excluded": dict(self.excluded)}
+        return {
+            "documents": entries,
+            "scored": sum(scored),
+            "excluded": dict(self.excluded),
+            "own_first_token": self.own_bos,
+        }
 
 
 def read(texts: Any, field: str | None) -> list[Document]:
@@ -83,12 +94,8 @@ def read(texts: Any, field: str | None) -> list[Document]:
     return documents_from(texts, **options)
 
 
-def text_key(documents: Sequence[Document]) -> dict[str, Any]:
-    return {"texts": [[document.name, _sha256(document)] for document in documents]}
-
-
-def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Text:
-    """Encode and cut.
+def cut(documents: Sequence[Document], reading: Reading, request: Request) -> Text:
+    """Encode and cut, as a model of this `reading` takes texts.
 
     Raises
     ------
@@ -97,12 +104,11 @@ def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Te
     Refused
         The text is too short for an interval.
     """
-    identity = subject.identity
-    window, context = request.windows(identity.context)
-    if subject.tokenizer is None:
+    window, context = request.windows(reading.context)
+    if reading.tokenizer is None:
         raise InputError("the model has no tokenizer: name one with tokenizer=... (--tokenizer)")
-    encoded = [encode(subject.tokenizer, document, vocabulary=identity.vocabulary) for document in documents]
-    first = identity.bos.token_id
+    first = reading.bos.token_id
+    encoded = [encode(reading.tokenizer, document, vocabulary=reading.vocabulary, bos=first) for document in documents]
     plan = plan_windows(
         [len(tokens) for tokens in encoded],
         window=window,
@@ -113,14 +119,17 @@ def cut(documents: Sequence[Document], subject: Subject, request: Request) -> Te
     works = [_work(place, documents[place.document], encoded[place.document], first) for place in plan.windows]
     statistics.units(np.concatenate([work.rows["document"] for work in works]))  # too few are refused here
     return Text(
-        documents=documents,
+        documents=[
+            replace(document, notes=(*document.notes, OWN_BOS)) if tokens.own_bos else document
+            for document, tokens in zip(documents, encoded, strict=True)
+        ],
         encoded=encoded,
         windows=works,
         window=window,
         context=context,
         excluded=plan.excluded,
-        tokenizer=subject.tokenizer,
-        starts_word=starts_word(subject.tokenizer, identity.vocabulary),
+        tokenizer=reading.tokenizer,
+        starts_word=starts_word(reading.tokenizer, reading.vocabulary),
     )
 
 
@@ -151,7 +160,3 @@ def spell(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     if backend is not None:
         return list(backend.decode_batch([[token] for token in ids], skip_special_tokens=False))
     return [tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False) for token in ids]
-
-
-def _sha256(document: Document) -> str:
-    return hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()

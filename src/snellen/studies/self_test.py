@@ -12,6 +12,7 @@ from snellen.errors import InputError
 from snellen.organisms import chart
 from snellen.studies import pool
 from snellen.studies.examinations import EXAMINATIONS, Examination
+from snellen.studies.names import named
 from snellen.studies.organisms import Row, SeedResult, as_dict, examine, judge
 
 SEEDS = 3  # below this a result is shown and not filed
@@ -57,12 +58,9 @@ def chosen(only: Sequence[str]) -> list[Examination]:
     """Examinations by name, or by the name of their organism; all where none is named. Raises InputError."""
     if not only:
         return list(EXAMINATIONS)
-    known = [(name, one) for one in EXAMINATIONS for name in (one.name, one.organism)]
-    for wanted in only:
-        if wanted not in {name for name, _ in known}:
-            names = ", ".join(dict.fromkeys([*(one.organism for one in EXAMINATIONS), *(n for n, _ in known)]))
-            raise InputError(f"only {wanted!r}: no such organism; known are {names}")
-    return [one for one in EXAMINATIONS if one.name in only or one.organism in only]
+    known = [*(one.organism for one in EXAMINATIONS), *(one.name for one in EXAMINATIONS)]
+    names = named("only", only, known, "organism")
+    return [one for one in EXAMINATIONS if one.name in names or one.organism in names]
 
 
 def self_test(

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +39,29 @@ class Encoded:
     """The tokens of a document, without any that are not in its text.
 
     Consecutive spans touch: token i covers the characters ``start[i]`` up to ``end[i]`` = ``start[i + 1]``, from 0
-    to the end of the text. A character that is split over several tokens belongs to the first of them; the others
-    cover nothing.
+    (from behind the text's own first token, where it was left out) to the end of the text. A character that is split
+    over several tokens belongs to the first of them; the others cover nothing.
     """
 
     ids: NDArray[np.int64]  # [n]
     start: NDArray[np.int32]  # [n] first character
     end: NDArray[np.int32]  # [n] one past the last
+    own_bos: bool = False  # the text begins with the model's first token itself; it is none of these
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None) -> Encoded:
+def without_bos(ids: Sequence[int], bos: int | None) -> Sequence[int]:
+    """The tokens of a text that will be read behind `bos`, without one of its own at its beginning.
+
+    Many a text begins with the model's first token (BOS) in words, as every chat template writes it: the model was
+    trained to see it once. Another inside the text is the text's own, and so is a second one.
+    """
+    return ids[1:] if bos is not None and len(ids) > 0 and ids[0] == bos else ids
+
+
+def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None, bos: int | None = None) -> Encoded:
     """The tokens of a document, whole however long it is, with the characters that each covers.
 
     No special tokens are added. One that stands in the text (``</s>``) becomes that special token, as everywhere
@@ -64,6 +75,9 @@ def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None)
         What to encode.
     vocabulary
         How many token ids the model knows; an id beyond is an error.
+    bos
+        The token that will be put in front. Where the text begins with it, that one is left out (`without_bos`);
+        all other tokens, and their characters, are those of the text as it stands.
 
     Raises
     ------
@@ -92,11 +106,19 @@ def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None)
     # Whatever a tokenizer leaves between two tokens (a trimmed space) goes to the later one; the rest to the last.
     ends[-1] = len(text)
     starts = np.concatenate([[0], ends[:-1]])
-    return Encoded(ids=ids, start=starts.astype(np.int32), end=ends.astype(np.int32))
+    own = slice(len(ids[:1]) - len(without_bos(ids[:1].tolist(), bos)), None)
+    if own.start == len(ids):
+        raise InputError(f"text {document.name!r}: nothing but the model's first token (BOS) in it: leave it out")
+    return Encoded(
+        ids=ids[own],
+        start=starts[own].astype(np.int32),
+        end=ends[own].astype(np.int32),
+        own_bos=own.start > 0,
+    )
 
 
 def pieces(document: Document, encoded: Encoded) -> list[str]:
-    """The characters that each token covers; together they are the text."""
+    """The characters that each token covers; together they are the text, but for a first token that was left out."""
     text = document.text
     return [text[start:end] for start, end in zip(encoded.start.tolist(), encoded.end.tolist(), strict=True)]
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +20,7 @@ from snellen.errors import InputError
 ROWS = (".jsonl", ".ndjson", ".parquet")  # many documents a file
 PLAIN = (".txt", ".md", ".text", ".markdown", ".rst", ".tex")  # what a folder is searched for, beside ROWS
 _GLOB = frozenset("*?[")
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,28 @@ class Document:
     name: str
     text: str
     notes: tuple[str, ...] = ()  # what reading changed: a byte-order mark, line ends
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def check_characters(text: str, where: str) -> None:
+    """Refuse what no UTF-8 text holds, and what begins no text, whatever way it came in: files cannot hold the first.
+
+    Raises
+    ------
+    InputError
+        A lone half of a surrogate pair, as JSON and Python can write it, or NUL.
+    """
+    found = _IMPOSSIBLE.search(text)
+    if found is not None:
+        code = ord(found[0])
+        what = "a NUL character" if code == 0 else f"half of a surrogate pair (U+{code:04X})"
+        raise InputError(
+            f"{where}: {what} at character {found.start()}, counted from 0, which is no character of a text: "
+            "remove or replace it"
+        )
 
 
 def read_documents(paths: Sequence[str | os.PathLike[str]], *, field: str = "text") -> list[Document]:
@@ -112,6 +137,8 @@ def documents_from(
             documents += read_documents([one], field=field)
         else:
             raise InputError(f"text {number} is a {type(one).__name__}: must be a string, a pathlib.Path or a Document")
+        if isinstance(one, str | Document):
+            check_characters(documents[-1].text, f"text {documents[-1].name!r}")
         if isinstance(one, str | Document) and not documents[-1].text.strip():
             raise InputError(f"text {documents[-1].name!r}: nothing but white space in it: leave it out")
     if not documents:
@@ -134,6 +161,11 @@ def bundled() -> list[Document]:
             f"the bundled texts are missing from this installation (no *.txt in {folder}): reinstall snellen"
         )
     return [Document(document.name.removesuffix(".txt"), document.text) for document in read_documents(files)]
+
+
+def text_key(documents: Sequence[Document]) -> dict[str, list[list[str]]]:
+    """Which texts these are, as a run records it."""
+    return {"texts": [[document.name, document.sha256] for document in documents]}
 
 
 def _expand(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
@@ -209,14 +241,7 @@ def _decode(path: Path) -> tuple[str, tuple[str, ...]]:
             f"{where}: not UTF-8 (byte {error.start}, counted from 0, is 0x{raw[error.start]:02x}): if it is "
             f"Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
         ) from error
-    notes: list[str] = []
-    if text.startswith("\ufeff"):
-        text = text[1:]
-        notes.append("byte-order mark removed")
-    if "\r\n" in text:
-        text = text.replace("\r\n", "\n")
-        notes.append("CRLF line ends read as LF")
-    return text, tuple(notes)
+    return _as_in_a_file(text)
 
 
 def _json_lines(path: Path, name: str, field: str) -> list[Document]:
@@ -232,6 +257,10 @@ def _json_lines(path: Path, name: str, field: str) -> list[Document]:
             raise InputError(
                 f"{where}: not JSON ({error.msg} at column {error.colno}): each line must be one JSON object"
             ) from error
+        except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
+            raise InputError(
+                f"{where}: JSON that cannot be read ({error}): each line must be one flat object"
+            ) from error
         if not isinstance(row, dict):
             raise InputError(
                 f"{where}: a JSON {type(row).__name__}, not an object: write it as {{{json.dumps(field)}: ...}}"
@@ -242,7 +271,8 @@ def _json_lines(path: Path, name: str, field: str) -> list[Document]:
         if text is not None and not isinstance(text, str):
             raise InputError(f"{where}: field {field!r} is a {type(text).__name__}, not a string; {_choices(row)}")
         if text and text.strip():
-            document, changed = _line_ends(text)
+            check_characters(text, f"{where}, field {field!r}")
+            document, changed = _as_in_a_file(text)
             documents.append(Document(f"{name}:{number}", document, notes + changed))
     if not documents:
         raise InputError(f"text {str(path)!r}: no line with any text in field {field!r}: leave the file out")
@@ -258,7 +288,7 @@ def _parquet(path: Path, name: str, field: str) -> list[Document]:
         if field not in schema.names:
             raise InputError(f"{where}: no column {field!r}; {_choices(schema.names)}")
         column = pq.read_table(path, columns=[field]).column(field)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError) as error:
         line = str(error).split("\n")[0]
         raise InputError(f"{where}: not a readable Parquet file ({line}): write it again") from error
     kind = column.type
@@ -267,19 +297,37 @@ def _parquet(path: Path, name: str, field: str) -> list[Document]:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise InputError(f"{where}: column {field!r} holds {kind}, not strings; {_choices(schema.names)}")
     documents: list[Document] = []
-    for number, text in enumerate(column.to_pylist(), start=1):
+    for number, text in enumerate(_rows(column, where, field), start=1):
         if text and text.strip():
-            document, changed = _line_ends(text)
+            check_characters(text, f"{where}, row {number}, column {field!r}")
+            document, changed = _as_in_a_file(text)
             documents.append(Document(f"{name}:{number}", document, changed))
     if not documents:
         raise InputError(f"{where}: no row with any text in column {field!r}: leave the file out")
     return documents
 
 
-def _line_ends(text: str) -> tuple[str, tuple[str, ...]]:
-    if "\r\n" not in text:
-        return text, ()
-    return text.replace("\r\n", "\n"), ("CRLF line ends read as LF",)
+def _rows(column: pa.ChunkedArray, where: str, field: str) -> Iterator[str | None]:
+    for number, value in enumerate(column, start=1):
+        try:
+            yield value.as_py()
+        except UnicodeDecodeError as error:  # Parquet promises UTF-8, and nobody checks
+            raise InputError(
+                f"{where}, row {number}, column {field!r}: not UTF-8 (byte {error.start} of the text, counted from 0, "
+                f"is 0x{error.object[error.start]:02x}): write the file again from texts in UTF-8"
+            ) from error
+
+
+def _as_in_a_file(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text without a byte-order mark and with LF, and what was changed."""
+    notes: list[str] = []
+    if text.startswith("\ufeff"):
+        text = text[1:]
+        notes.append("byte-order mark removed")
+    if "\r\n" in text:
+        text = text.replace("\r\n", "\n")
+        notes.append("CRLF line ends read as LF")
+    return text, tuple(notes)
 
 
 def _choices(names: Iterable[str]) -> str:

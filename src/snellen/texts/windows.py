@@ -116,7 +116,7 @@ def plan_windows(
     windows = tuple(
         cut
         for document, first, last in stretches
-        for cut in _cut(document, first + skipped, last + skipped, window - front, context)
+        for cut in cut_stretch(document, first + skipped, last + skipped, window - front, context)
     )
     excluded = {
         FIRST_TOKEN: sum(1 for length in lengths if length) * skipped,
@@ -141,8 +141,8 @@ def _check(*, window: int, context: int, front: int, limit: int | None, span: in
         raise InputError(f"least {least}, span {span}: must be 1 <= least <= span")
 
 
-def _cut(document: int, first: int, last: int, room: int, context: int) -> Iterator[Window]:
-    """Cover [first, last) by windows of at most `room` tokens of text."""
+def cut_stretch(document: int, first: int, last: int, room: int, context: int) -> Iterator[Window]:
+    """Cover [first, last) of a document by windows of at most `room` tokens, each with `context` before it."""
     while first < last:
         begin = max(0, first - context)
         end = min(last, begin + room)

@@ -8,17 +8,31 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from snellen.attention.myopic.making import MODES
 from snellen.errors import InputError
-from snellen.lookahead.settings import bytes_of
+from snellen.lookahead.preflight import ENGINES
+from snellen.request import bytes_of
 from snellen.training.amplifiers import Amplifier, Beam, Learned, Particles
+from snellen.training.foreign import asked_for, blamed, check_loggers
 from snellen.training.monitor import check_monitor
 from snellen.training.monitoring.alarm import PATIENCE
 from snellen.training.objectives import METHODS as STUNTING
+from snellen.training.objectives import objective_for
+from snellen.training.ranges import check_values
 
 # What is trained with no objective of ours: the ordinary loss, through ordinary or through myopic attention.
 PLAIN = ("ordinary", "myopic")
 METHODS = (*PLAIN, *STUNTING)
 FORMS = ("tokens", "gradient", "step")
+
+# Fields of TrainingArguments that a training here does not read.
+_UNREAD = {
+    "resume_from_checkpoint": "the same run goes on by itself; another's checkpoint is given to train() in Python",
+    "do_train": "every run trains; leave it out",
+    "do_predict": "nothing is predicted here; leave it out",
+    "label_names": "the targets are the labels, always; leave it out",
+    "remove_unused_columns": "rows have no columns that could be removed; leave it out",
+}
 
 _WANTS: dict[str, tuple[type[Amplifier], ...]] = {
     "skip": (Beam, Particles),
@@ -96,6 +110,7 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 
     def __post_init__(self) -> None:
+        check_values(self)
         if self.method not in METHODS:
             raise InputError(f"method = {self.method!r}: must be one of {', '.join(METHODS)}")
         if self.amplifier is None and self.method not in PLAIN:
@@ -103,19 +118,20 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
         self._check_amplifier()
         if self.monitor is not None:
             check_monitor(self.amplifier, self.monitor, force=self.monitor_forced)
-        for name in ("monitor_every", "monitor_tokens", "monitor_patience"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} = {value!r}: must be a whole number of at least 1")
-        if self.max_length is not None and self.max_length < 2:
-            raise InputError(f"max_length = {self.max_length!r}: must be at least 2, a token and its target")
-        if self.balance_form not in FORMS:
-            raise InputError(f"balance_form = {self.balance_form!r}: must be one of {', '.join(FORMS)}")
+        for name, known in (("balance_form", FORMS), ("myopic_mode", MODES), ("lookahead_engine", ENGINES)):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} = {getattr(self, name)!r}: must be one of {', '.join(known)}")
         bytes_of(self.lookahead_memory)
         self._check_unused()
-        super().__post_init__()
+        check_loggers(self.report_to)
+        inherited = TrainingArguments.__dataclass_fields__.values()
+        given = {one.name: getattr(self, one.name) for one in inherited if one.init}
+        given = {name: value for name, value in given.items() if value != type(self).__dataclass_fields__[name].default}
+        with asked_for(lambda error: blamed(given, error)):
+            super().__post_init__()
         if self.stunting:
             self._check_engine()
+            objective_for(self.method, **self.objective())
 
     @property
     def stunting(self) -> bool:
@@ -145,8 +161,16 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
             if self.method not in methods and getattr(self, name) != default:
                 these = " or ".join(map(repr, methods))
                 raise InputError(f"{name} = {getattr(self, name)!r}: belongs to method {these}, not {self.method!r}")
-        if self.monitor is None and (self.monitor_stop or self.monitor_forced):
-            raise InputError("monitor_stop, monitor_forced: there is no monitor; set one, or leave them out")
+        for name in ("monitor_stop", "monitor_forced", "monitor_every", "monitor_tokens", "monitor_patience"):
+            default = type(self).__dataclass_fields__[name].default
+            if self.monitor is None and getattr(self, name) != default:
+                raise InputError(f"{name} = {getattr(self, name)!r}: there is no monitor; set one, or leave it out")
+        for name, why in _UNREAD.items():
+            value = getattr(self, name, None)
+            if value and not (name == "label_names" and list(value) == ["labels"]):
+                raise InputError(f"{name} = {value!r}: {why}")
+        if self.eval_steps is not None and str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            raise InputError(f'eval_steps = {self.eval_steps!r}: nothing is evaluated; set eval_strategy = "steps"')
 
     def _check_engine(self) -> None:
         for name, why in (
@@ -154,9 +178,15 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
             ("label_smoothing_factor", "the objectives weigh the plain cross-entropy"),
             ("neftune_noise_alpha", "noise in the embeddings would be searched with"),
             ("deepspeed", "use DDP (torchrun)"),
+            ("use_liger_kernel", "it leaves out the logits that the objectives read"),
         ):
             if getattr(self, name):
                 raise InputError(f"{name} = {getattr(self, name)!r}: not with method {self.method!r}: {why}")
+        if not self.average_tokens_across_devices:
+            raise InputError(
+                f"average_tokens_across_devices = False: not with method {self.method!r}: the objectives weigh all "
+                "tokens of a step alike, whatever process holds them"
+            )
         if self.fsdp:
             raise InputError(
                 f"fsdp = {self.fsdp!r}: not with method {self.method!r}: a search calls parts of the model on its own, "

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 import snellen
 from snellen.errors import InputError
-from snellen.lookahead.settings import bytes_of
+from snellen.request import bytes_of
 from snellen.training.amplifiers import Amplifier, Particles
 from snellen.training.monitoring import record
 from snellen.training.monitoring.alarm import PATIENCE, sees, verdicts

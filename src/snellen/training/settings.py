@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.training.ranges import check_value
 
 _TABLES = ("model", "data", "training", "amplifier", "monitor")
 # What stands under [monitor] beside its kind and settings, and is a setting of the run.
@@ -19,13 +20,17 @@ _WATCHING = ("every", "tokens", "stop", "patience", "forced")
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """source: hub id, folder, GGUF file or "pocket"; from_scratch: its shape alone, with fresh weights."""
+    """source: hub id, folder, GGUF file or "pocket"; from_scratch: its shape alone, with fresh weights.
+
+    config: attributes of the model's own configuration to change before it is built (`attn_pdrop = 0.0`).
+    """
 
     source: str = "pocket"
     from_scratch: bool = False
     tokenizer: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ class TrainingSettings:
 
 
 def read_settings(path: Path, changes: Sequence[str] = ()) -> TrainingSettings:
-    """The settings in a TOML file, with `changes` ("training.max_steps=10") on top.
+    """The settings in a TOML file, with `changes` ("training.max_steps=10", "model.config.attn_pdrop=0") on top.
 
     Raises
     ------
@@ -83,18 +88,20 @@ def _config(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
     from snellen.training.config import StuntingConfig
 
     config = dict(tables.get("training", {}))
-    known = {f.name: f.default for f in dataclasses.fields(StuntingConfig) if f.init}
+    known = [f.name for f in dataclasses.fields(StuntingConfig) if f.init]
     for name, value in config.items():
         if name not in known or name in ("amplifier", "monitor"):
-            raise InputError(f"{path}: training.{name} is unknown{_near(name, list(known))}")
-        if isinstance(known[name], (int, float)):
-            _check_like(f"{path}: training.{name}", value, known[name])
+            raise InputError(f"{path}: training.{name} is unknown{_near(name, known)}")
+        check_value(StuntingConfig, name, value, called=f"{path}: training.{name}")
     for name in ("amplifier", "monitor"):
         table = dict(tables.get(name, {}))
         if not table:
             continue
         if name == "monitor":
-            config |= {f"monitor_{key}": table.pop(key) for key in _WATCHING if key in table}
+            watching = {key: table.pop(key) for key in _WATCHING if key in table}
+            for key, value in watching.items():
+                check_value(StuntingConfig, f"monitor_{key}", value, called=f"{path}: monitor.{key}")
+            config |= {f"monitor_{key}": value for key, value in watching.items()}
         kind = table.pop("kind", None)
         if kind not in KINDS:
             raise InputError(f"{path}: {name}.kind = {kind!r}: must be one of {', '.join(KINDS)}")
@@ -113,36 +120,40 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _apply(tables: dict[str, Any], change: str) -> None:
     name, equals, value = change.partition("=")
-    table, dot, key = name.strip().partition(".")
-    if not equals or not dot or not key:
+    *path, key = [part.strip() for part in name.split(".")]
+    if not equals or not all([*path, key]) or not (path or key == "model"):
         raise InputError(f"set {change!r}: write TABLE.NAME=VALUE, for example training.max_steps=100")
+    if path and isinstance(tables.get(path[0]), str):
+        tables[path[0]] = {"source": tables[path[0]]}
+    table: Any = tables
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise InputError(f"set {change!r}: {part} = {table!r} is a value, not a table: leave out what follows it")
+    table[key] = _typed(value.strip(), table.get(key))
+
+
+def _typed(text: str, standing: Any) -> Any:
+    """A value as TOML has it, or a word without its quotation marks; like what stands there already."""
     try:
-        parsed = tomllib.loads(f"x = {value.strip()}")["x"]
+        parsed = tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a word without its quotation marks
-    if isinstance(tables.get(table), str):
-        tables[table] = {"source": tables[table]}
-    tables.setdefault(table, {})[key] = parsed
+        return text
+    if isinstance(standing, str) and not isinstance(parsed, str):
+        return text
+    return float(parsed) if type(standing) is float and type(parsed) is int else parsed
 
 
 def _built(kind: type[Any], values: Mapping[str, Any], table: str, path: Path) -> Any:
-    known = {f.name: f for f in dataclasses.fields(kind)}
+    known = [f.name for f in dataclasses.fields(kind)]
     for name, value in values.items():
         if name not in known:
+            more = f"; what the model's own config has is set as model.config.{name}" if table == "model" else ""
             raise InputError(
-                f"{path}: {table}.{name} is unknown{_near(name, list(known))}; known are {', '.join(known)}"
+                f"{path}: {table}.{name} is unknown{_near(name, known)}; known are {', '.join(known)}{more}"
             )
-        _check_like(f"{path}: {table}.{name}", value, known[name].default)
+        check_value(kind, name, value, called=f"{path}: {table}.{name}")
     return kind(**values)
-
-
-def _check_like(name: str, value: Any, default: Any) -> None:
-    """Refuse a word for a number, or a number for a word or a yes or no, where the default shows what is wanted."""
-    kinds = (bool, int, float, str)
-    if isinstance(default, kinds) and (
-        isinstance(default, bool) != isinstance(value, bool) or isinstance(default, str) != isinstance(value, str)
-    ):
-        raise InputError(f"{name} = {value!r}: must be like {default!r}")
 
 
 def _near(name: str, known: Sequence[str]) -> str:

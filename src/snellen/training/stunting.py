@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snellen.attention.keeping import keeping
 from snellen.lookahead.batch import dropout_of
-from snellen.training.data import IGNORED
+from snellen.training.columns import IGNORED
 from snellen.training.looking import look, place_keys
 from snellen.training.objectives import objective_for
 from snellen.training.objectives.adversarial import Adversarial
@@ -124,7 +124,7 @@ class Stunting:
         return loss
 
     def figures(self) -> dict[str, float]:
-        """Means since the last call, of this process's micro-batches, for the loggers."""
+        """Means over the tokens since the last call, of this process's micro-batches, for the loggers."""
         found = {f"stunting/{name}": float(total) / count for name, (total, count) in self._sums.items()}
         self._sums = {}
         return found
@@ -177,7 +177,9 @@ class Stunting:
     def _places(self, inputs: Mapping[str, Tensor], logits: Tensor, amplified: Amplified) -> Places:
         ids, labels = inputs["input_ids"], inputs["labels"]
         wanted = labels[:, 1:] != IGNORED
-        keys = place_keys(self._seed(), ids, labels != IGNORED)
+        mask = inputs.get("attention_mask")
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        keys = place_keys(self._seed(), ids, real)
         return Places(
             logits=logits[:, :-1][wanted].float(),
             targets=labels[:, 1:][wanted],
@@ -193,7 +195,7 @@ class Stunting:
         weights = self.objective.weights(signal, keys)
         learned = self.objective.learn(self._summed)  # of these tokens, now that they are weighed
         for name, value in {**self.objective.figures(signal, weights), **learned}.items():
-            self._note(name, value)
+            self._note(name, value, len(signal))
         return weights[own]
 
     def _summed(self, tensors: list[Tensor]) -> None:
@@ -230,10 +232,10 @@ class Stunting:
         return int(self.config.seed) * 1_000_003 + int(self._trainer.state.global_step)
 
     def _count_micro_batch(self, naive: Tensor, penalty: Tensor | None) -> None:
-        self._note("naive loss, nats per token", naive.detach().mean())
+        self._note("naive loss, nats per token", naive.detach().mean(), len(naive))
         if penalty is not None:
-            self._note("penalty, nats per token", penalty.detach().mean())
+            self._note("penalty, nats per token", penalty.detach().mean(), len(naive))
 
-    def _note(self, name: str, value: float | Tensor) -> None:
+    def _note(self, name: str, mean: float | Tensor, tokens: int) -> None:
         total, count = self._sums.get(name, (0.0, 0))
-        self._sums[name] = (total + value, count + 1)
+        self._sums[name] = (total + mean * tokens, count + tokens)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ from snellen.attention import make_myopic
 from snellen.errors import InputError, Refused
 from snellen.lookahead.deployed import NAME as LOOKAHEAD
 from snellen.lookahead.deployed import Deployed
-from snellen.lookahead.preflight import preflight
-from snellen.lookahead.settings import context_of
+from snellen.lookahead.preflight import check_causal, preflight
+from snellen.models.body import context_of, known_ids
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
 from snellen.training import checkpoints
 from snellen.training.amplifiers import Beam
 from snellen.training.config import StuntingConfig
-from snellen.training.data import collate, rows_of
+from snellen.training.data import Rows, collate, rows_of
 from snellen.training.deployment import save_amplified
+from snellen.training.evaluation import TokenMean, losses_of_rows
+from snellen.training.foreign import asked_for, check_optimizer
 from snellen.training.monitor import HeldOut, Monitor, Watching
 from snellen.training.monitoring.untouched import untouched
 from snellen.training.projection import Projection
@@ -53,6 +56,8 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         Texts, or rows of token ids (see `snellen.training.data.rows_of`). The monitor looks at `eval_dataset`.
     processing_class
         The tokenizer. Needed for texts; saved with the model.
+    say
+        Is given a line for each look of the monitor, on the first process; None: it is printed.
     further
         As in `transformers.Trainer`: `callbacks`, `optimizers`, `compute_metrics` …
 
@@ -61,7 +66,8 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
     InputError
         Settings, data, tokenizer and model do not fit each other; found before any work.
     Refused
-        The model fails the preflight: its lookahead, or its myopic gradients, could not be vouched for.
+        The model's predictions depend on later tokens, or it fails the preflight: its lookahead, or its myopic
+        gradients, could not be vouched for.
     """
 
     def __init__(
@@ -71,6 +77,8 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
+        *,
+        say: Callable[[str], None] | None = None,
         **further: Any,
     ) -> None:
         if not isinstance(args, StuntingConfig):
@@ -83,17 +91,24 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             raise InputError(f"{args.n_gpu} GPUs in one process: start one process each (torchrun --nproc_per_node)")
         if args.monitor is not None and eval_dataset is None:
             raise InputError("monitor: it looks at held-out text; give eval_dataset")
+        for name in ("data_collator", "compute_loss_func", "model_init"):
+            if further.pop(name, None) is not None:
+                raise InputError(f"{name}: rows, loss and model are this trainer's own; leave it out")
+        _check_model(model, args)
+        self._losses = list[Tensor]()  # of each row of the batch that was evaluated last
         rows, held_out, watched = self._read(model, args, processing_class, train_dataset, eval_dataset)
-        super().__init__(
-            model,
-            args,
-            data_collator=collate,
-            train_dataset=rows,
-            eval_dataset=held_out,
-            processing_class=processing_class,
-            compute_loss_func=self._loss_of if args.stunting else None,
-            **further,
-        )
+        with asked_for("training"):
+            super().__init__(
+                model,
+                args,
+                data_collator=collate,
+                train_dataset=rows,
+                eval_dataset=held_out,
+                processing_class=processing_class,
+                compute_loss_func=self._loss_of if args.stunting else None,
+                **further,
+            )
+        check_optimizer(self)
         engine = self._preflight(model)
         self._stunting = Stunting(self, engine) if args.stunting else None
         if self._stunting is not None and args.balance_form != "tokens":
@@ -105,7 +120,8 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
                 amplifier=args.monitor, every=args.monitor_every, patience=args.monitor_patience,
                 stop=args.monitor_stop, seed=args.seed, memory=args.lookahead_memory, engine=args.lookahead_engine,
             )  # fmt: skip
-            self.monitor = Monitor(watched, how, folder=args.output_dir, log=self.log)
+            told = {} if say is None else {"say": say}
+            self.monitor = Monitor(watched, how, folder=args.output_dir, log=self.log, **told)
             self.add_callback(self.monitor)
 
     def train(self, resume_from_checkpoint: Any = None, **further: Any) -> Any:
@@ -218,9 +234,15 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """As transformers', with the text's keys and values kept for the search."""
+        """As transformers', with the text's keys and values kept for the search; in evaluation each row's loss is."""
         self._batch = inputs.pop("rows", None)
-        if self._stunting is None or not model.training:
+        if not model.training:
+            labels = inputs["labels"]
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+            logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs[0 if self._stunting else 1]
+            self._losses.append(losses_of_rows(logits, labels, smoothing=self.args.label_smoothing_factor))
+            return (loss, outputs) if return_outputs else loss
+        if self._stunting is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with self._stunting.reading(inputs):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -230,6 +252,40 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         if not self.model.training:
             return self._stunting.plain(outputs.logits, labels, num_items_in_batch)
         return self._stunting.loss(outputs.logits, num_items_in_batch)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """As transformers', and the rows' losses are counted; those that fill up the last batch are not."""
+        self._losses.clear()
+        # Liger's loss would leave out the logits where nobody asks for them.
+        alone = prediction_loss_only and not self.args.use_liger_kernel
+        found = super().prediction_step(model, inputs, alone, ignore_keys)
+        several = self.accelerator.num_processes > 1
+        for losses in self._losses:
+            self._evaluated.add(self.accelerator.gather_for_metrics(losses) if several else losses)
+        return (found[0], None, None) if prediction_loss_only else found
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, prediction_loss_only: Any = None, ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:  # fmt: skip
+        """As transformers', whose loss is a mean over rows of their batches' means: here it is that over tokens."""
+        self._evaluated = TokenMean()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self._evaluated.value is not None:
+            output.metrics[f"{metric_key_prefix}_loss"] = self._evaluated.value
+        return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As transformers'; other data than the trainer's own are read as those are."""
+        return super().get_eval_dataloader(self._as_rows(eval_dataset, "eval_dataset"))
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return super().get_test_dataloader(self._as_rows(test_dataset, "test_dataset"))
+
+    def _as_rows(self, data: Any, name: str) -> Any:
+        return data if data is None or isinstance(data, (str, Rows)) else rows_of(data, name=name, **self._reading)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As transformers'.
@@ -303,15 +359,15 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             with untouched(model):
                 loaded = load_model(model, tokenizer=tokenizer)  # does it fit the model?
             bos = self._bos = loaded.identity.bos.token_id
-        options: dict[str, Any] = {
+        self._reading: dict[str, Any] = {
             "tokenizer": tokenizer,
             "max_length": length,
-            "vocabulary": model.get_input_embeddings().weight.shape[0],
+            "vocabulary": known_ids(model),
             "bos": bos,
         }
         self._held_out = eval_dataset
-        rows = rows_of(train_dataset, name="train_dataset", **options)
-        held_out = None if eval_dataset is None else rows_of(eval_dataset, name="eval_dataset", **options)
+        rows = rows_of(train_dataset, name="train_dataset", **self._reading)
+        held_out = self._as_rows(eval_dataset, "eval_dataset")
         watched = None
         if args.monitor is not None:
             watched = HeldOut.of(
@@ -321,11 +377,30 @@ class StuntingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
         return rows, held_out, watched
 
     def _preflight(self, model: PreTrainedModel) -> str:
-        """The engine that searches may use, at the longest row and the deepest horizon."""
+        """The engine that searches may use, at the longest row and the deepest horizon.
+
+        Whatever is trained must predict from the past alone; that is looked at in any case.
+        """
         if self.args.amplifier is None:
+            with untouched(model):
+                check_causal(model, length=self.max_length)
             return "columns"
         with untouched(model):
             found = preflight(
                 model, length=self.max_length, horizon=self._deepest, engine=self.args.lookahead_engine, drift=False
             )
         return found.engine
+
+
+def _check_model(model: PreTrainedModel, args: StuntingConfig) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            "model: none of its parameters takes a gradient (snellen.load turns them off), so that there is nothing to "
+            "train; model.requires_grad_(True) first, or of what is to be trained"
+        )
+    if args.stunting and getattr(model.config.get_text_config(), "output_router_logits", False):
+        raise InputError(
+            "model.config.output_router_logits = True: balancing experts is part of the model's own loss, in whose "
+            f"place method {args.method!r} puts another; set it to False (snellen train … --set "
+            "model.config.output_router_logits=false)"
+        )

@@ -65,7 +65,7 @@ def test_fewer_pairs_with_the_same_moments(family):
     x, y = torch.randn(5, 12, 3, dtype=torch.float64), torch.randn(5, 12, 2, dtype=torch.float64)
     few_x, few_y = predictors.compressed(x, y, 11)
     assert few_x.shape == (5, 4, 3)
-    settings = {name: 0.03 if power < 0 else 4.0 for name, (_, _, power) in family.ranges.items()}
+    settings = {name: {-1: 0.03, 0: 0.3, 1: 4.0}[power] for name, (_, _, power) in family.ranges.items()}
     settings |= {"bound": 40.0} if "bound" in settings else {}
     whole = family.predictor(x, y, at=11, **settings)
     if family.moments:
@@ -123,7 +123,8 @@ def test_construction_is_what_it_was_made_as():
     assert best.shuffled_explained.high < 0
     fitted = {rival.name: rival for rival in found.of("data")}
     assert fitted[best.name].settings["rate"] != pytest.approx(0.21, rel=0.01)  # its best rate is another
-    assert fitted[best.name].fit <= min(r.fit for r in found.of("data") if r.kind == "other")
+    averages = [r.fit for r in found.of("data", "other") if "codebook" not in r.name]
+    assert fitted[best.name].fit <= min(averages)  # but a hundred maps of four numbers do better than one step
     assert len(found.rows()) == 2 * len(FAMILIES)
     assert {"cosine", "cosine_low", "name", "settings"} <= set(found.rows()[0])
 

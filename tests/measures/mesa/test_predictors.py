@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from snellen.errors import InputError
-from snellen.measures.mesa import others, predictors, reference
+from snellen.measures.mesa import codebooks, online, others, predictors, reference
 
 SHAPES = [(3, 9, 5, 2), (1, 2, 1, 1), (4, 7, 3, 3)]
 SETTINGS = {
@@ -16,6 +16,14 @@ SETTINGS = {
     ],
     "ridge": [{"ridge": 0.3}],
     "interleaved": [{"rate": 0.2, "curvature": 0.05, "layers": layers} for layers in (0, 1, 3)],
+    "momentum": [{"rate": 0.05, "momentum": 0.6, "steps": steps} for steps in (1, 4)],
+    "conjugate": [{"ridge": 0.3, "steps": steps} for steps in (1, 2, 3)],
+    "delta_rule": [
+        {"rate": rate, "forget": forget, "normalised": normalised}
+        for rate, forget, normalised in ((0.1, 0.0, False), (0.1, 0.2, False), (0.7, 0.0, True), (0.7, 0.2, True))
+    ],
+    "decaying_step": [{"rate": 0.2, "forget": 0.3}],
+    "forgetting_ridge": [{"ridge": 0.3, "forget": 0.2}],
     "kernel_average": [{"bandwidth": 0.7, "scale": 1.3}],
 }
 CASES = [(name, settings) for name, several in SETTINGS.items() for settings in several]
@@ -28,7 +36,7 @@ def _pairs(shape: tuple[int, int, int, int], seed: int = 0) -> tuple[torch.Tenso
 
 
 def _fast(name: str):
-    return getattr(predictors, name, None) or getattr(others, name)
+    return next(getattr(module, name) for module in (predictors, online, others) if hasattr(module, name))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -103,6 +111,45 @@ def test_kernel_average_ends():
     torch.testing.assert_close(found, y[torch.arange(6), nearest])
     wide = others.kernel_average(x, y, bandwidth=1e5, scale=1.0)
     torch.testing.assert_close(wide, others.mean_target(x, y, scale=1.0))
+
+
+@pytest.mark.parametrize("temperature", [0.05, 3.0])
+def test_codebook_is_bayes_rule(temperature):
+    x, y = _pairs((4, 8, 3, 2))
+    entries = torch.randn(7, 2, 3, dtype=torch.float64)
+    settings = {"entries": entries, "temperature": temperature}
+    fast, slow = codebooks.codebook(x, y, **settings), reference.codebook(x, y, **settings)
+    torch.testing.assert_close(fast, slow, atol=1e-10, rtol=1e-10)
+    for one, two in zip(
+        torch.autograd.grad(fast.square().sum(), (x, y)), torch.autograd.grad(slow.square().sum(), (x, y)), strict=True
+    ):
+        torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-9)
+
+
+def test_cold_codebook_picks_the_best_entry():
+    x, y = (part.detach() for part in _pairs((5, 9, 3, 2)))
+    entries = torch.randn(6, 2, 3, dtype=torch.float64)
+    misfit = (y[:, None, :8] - torch.einsum("koi,nti->nkto", entries, x[:, :8])).square().sum((2, 3))
+    picked = entries[misfit.argmin(1)]
+    found = codebooks.codebook(x, y, entries=entries, temperature=1e-9, at=8)[:, 0]
+    torch.testing.assert_close(found, (picked @ x[:, 8, :, None])[..., 0])
+
+
+def test_maps_that_repeat_are_recalled():
+    """All of them once each was seen, as they are, however many are asked for; and the mean where one is."""
+    maps = torch.randn(50, 2, 3, dtype=torch.float64)
+    answers = maps[torch.randperm(400) % 50]
+    for size in (50, 300):
+        found = codebooks.recalled(answers, size)
+        assert len(found) == 50
+        assert float(torch.cdist(maps.flatten(1), found.flatten(1)).amin(1).max()) < 1e-6
+    torch.testing.assert_close(codebooks.recalled(answers, 1)[0], answers.mean(0))
+
+
+def test_a_map_of_its_own_for_each_sequence():
+    maps = torch.randn(4, 2, 3, dtype=torch.float64)
+    x = torch.randn(4, 6, 3, dtype=torch.float64)
+    torch.testing.assert_close(codebooks.least_squares(x, x @ maps.mT), maps)
 
 
 def test_float32_input_stays():

@@ -147,14 +147,14 @@ def state_of(cache: Cache | None, layer_idx: int) -> StateCache | None:
     if any(isinstance(layer, StaticSoftmaxCache) for layer in cache.layers):
         # transformers leaves out the mask over its empty places, unless every layer can be compiled.
         raise InputError(
-            "past_key_values is of fixed size, which a model with recurrent layers has no use for (its states are of "
+            "the cache is of fixed size, which a model with recurrent layers has no use for (its states are of "
             "fixed size as it is): use DynamicCache(config=model.config), cache_implementation=None"
         )
     layer = cache.layers[layer_idx] if layer_idx < len(cache.layers) else None
     if not isinstance(layer, StateCache):
         kind = "nothing" if layer is None else type(layer).__name__
         raise InputError(
-            f"past_key_values has {kind} for layer {layer_idx}, which is recurrent: make it with "
+            f"the cache has {kind} for layer {layer_idx}, which is recurrent: make it with "
             "DynamicCache(config=model.config)"
         )
     return layer

@@ -11,6 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from snellen.attention.caches import CACHE_NAMES
 from snellen.errors import InputError
 
 SOFTMAX, LINEAR, MESA = "softmax", "linear", "mesa"
@@ -38,7 +39,7 @@ class MesaConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no
     """
 
     model_type = "snellen_mesa"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = list(CACHE_NAMES)
     mlp_bias: ClassVar[bool] = False  # what transformers' gated MLP asks its configuration for
 
     vocab_size: int = 4096

@@ -14,6 +14,9 @@ from transformers.utils.generic import can_return_tuple
 
 from snellen.architectures.mesa.config import MesaConfig
 from snellen.architectures.mesa.model import MesaModel, MesaPreTrainedModel
+from snellen.attention.caches import CACHE, cache_in, one_cache, refuse_unknown
+
+OF_LOSS = frozenset({"num_items_in_batch", "ignore_index", "shift_labels"})
 
 
 class MesaForCausalLM(MesaPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -40,19 +43,26 @@ class MesaForCausalLM(MesaPreTrainedModel, GenerationMixin):  # type: ignore[mis
         input_ids: Int[Tensor, "batch pos"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "_ pos"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Int[Tensor, "batch pos"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As every causal language model of transformers; `MesaModel.forward` says what is refused."""
+        """As every causal language model of transformers; `MesaModel.forward` says what is refused.
+
+        kwargs: `OF_ATTENTION`, and beside labels what the loss takes, `OF_LOSS`.
+        """
+        of_loss = {name: kwargs.pop(name) for name in OF_LOSS & kwargs.keys()}
+        if labels is None:  # of a batch's size the Trainer tells whoever computes the loss
+            refuse_unknown(f"{type(self).__name__} without labels", of_loss, {"num_items_in_batch"})
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(cache=cache, past_key_values=past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -60,11 +70,11 @@ class MesaForCausalLM(MesaPreTrainedModel, GenerationMixin):  # type: ignore[mis
         logits = self.lm_head(slice_logits_to_keep(out.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **of_loss)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
             attentions=out.attentions,
+            **{CACHE: cache_in(out)},
         )

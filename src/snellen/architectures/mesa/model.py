@@ -19,7 +19,8 @@ from transformers.utils.output_capturing import capture_outputs
 from snellen.architectures.mesa.config import LINEAR, MESA, SOFTMAX, MesaConfig
 from snellen.architectures.mesa.convolution import ShortConvolution
 from snellen.architectures.mesa.recurrent import HeadGate, LinearMixer, MesaMixer, RecurrentMixer, spread_decay
-from snellen.architectures.mesa.softmax import SoftmaxMixer
+from snellen.architectures.mesa.softmax import OF_ATTENTION, PACKING, SoftmaxMixer
+from snellen.attention.caches import CACHE, CACHE_NAMES, one_cache, refuse_unknown
 from snellen.errors import InputError
 
 MIXERS = {SOFTMAX: SoftmaxMixer, LINEAR: LinearMixer, MESA: MesaMixer}
@@ -37,8 +38,18 @@ class MesaBlock(GradientCheckpointingLayer):  # type: ignore[misc]
         self.mlp = LlamaMLP(config) if config.intermediate_size else None
         self.mlp_norm = _norm(config) if config.intermediate_size else None
 
-    def forward(self, hidden_states: Float[Tensor, "batch pos model"], **kwargs: Any) -> Tensor:
-        mixed, _ = self.mixer(self.mixer_norm(hidden_states), **kwargs)
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "batch pos model"],
+        *,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """kwargs: of this block's kind of mixer, which knows them all. use_cache is for checkpointing to take away."""
+        cache = one_cache(cache=cache, past_key_values=past_key_values)
+        mixed, _ = self.mixer(self.mixer_norm(hidden_states), cache=cache, **kwargs)
         hidden_states = hidden_states + mixed
         if self.mlp is not None:
             assert self.mlp_norm is not None
@@ -55,7 +66,7 @@ class MesaPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[list[str]] = ["MesaBlock"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _skip_keys_device_placement: ClassVar[list[str]] = list(CACHE_NAMES)
     _supports_sdpa = True
     _supports_attention_backend = True
     _can_compile_fullgraph = False
@@ -101,12 +112,14 @@ class MesaModel(MesaPreTrainedModel):
         input_ids: Int[Tensor, "batch pos"] | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Int[Tensor, "_ pos"] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Float[Tensor, "batch pos model"] | None = None,
         use_cache: bool | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """As transformers' decoders. attention_mask: [batch, seen + pos], 0 where there is no token.
+        """As transformers' decoders. attention_mask: [batch, seen + pos], 0 where there is no token. cache and
+        past_key_values are two names of one thing. kwargs: `OF_ATTENTION`.
 
         Packed rows are told by position_ids that begin anew, with neither attention_mask nor cache, as everywhere in
         transformers.
@@ -115,68 +128,67 @@ class MesaModel(MesaPreTrainedModel):
         ------
         InputError
             Neither or both of input_ids and inputs_embeds, a mask that recurrent layers cannot follow, a cache of
-            another model, packed rows with a cache, positions beyond those that were learned.
+            another model or two of them, packed rows with a cache, positions beyond those that were learned, an
+            argument that is not known.
         """
+        refuse_unknown(type(self).__name__, kwargs, OF_ATTENTION)
+        cache = one_cache(cache=cache, past_key_values=past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("give either input_ids or inputs_embeds, and not both")
         if inputs_embeds is None:
             assert self.embed_tokens is not None
             inputs_embeds = self.embed_tokens(input_ids)
-        resets = self._resets(position_ids, attention_mask, past_key_values, use_cache, len(inputs_embeds))
-        if self.config.recurrent and resets is None and not _PACKING.isdisjoint(kwargs):
-            given = ", ".join(sorted(_PACKING.intersection(kwargs)))
+        resets = self._resets(position_ids, attention_mask, cache, use_cache, len(inputs_embeds))
+        if self.config.recurrent and resets is None and not PACKING.isdisjoint(kwargs):
+            given = ", ".join(sorted(PACKING.intersection(kwargs)))
             raise InputError(f"{given}: recurrent layers know texts by position_ids that begin anew; give these too")
         if use_cache is None:  # a cache that nobody asked for would cost a pass of training something
             use_cache = self.config.use_cache and not self.training and resets is None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            position_ids = _positions(inputs_embeds, attention_mask, past_key_values)
+            position_ids = _positions(inputs_embeds, attention_mask, cache)
         hidden_states = inputs_embeds
         if self.embed_positions is not None:
             hidden_states = hidden_states + self.embed_positions(self._known(position_ids))
-        masks: dict[str, Tensor | None] = {"attention_mask": None, "token_mask": None}
+        named = {CACHE: cache}
+        softmax: dict[str, Any] = {}
         if SOFTMAX in self.config.layer_types:
-            masks["attention_mask"] = create_causal_mask(
+            softmax["attention_mask"] = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 position_ids=position_ids,
+                **named,
             )
+            softmax["position_ids"] = position_ids
+            if self.rotary_emb is not None:
+                softmax["position_embeddings"] = self.rotary_emb(hidden_states, position_ids)
+        recurrent: dict[str, Any] = {}
         if self.config.recurrent:
-            masks["token_mask"] = _token_mask(attention_mask, inputs_embeds)
-        position_embeddings = None if self.rotary_emb is None else self.rotary_emb(hidden_states, position_ids)
-        for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                position_embeddings=position_embeddings,
-                position_ids=position_ids,
-                resets=resets,
-                past_key_values=past_key_values,
-                use_cache=use_cache,
-                **masks,
-                **kwargs,
-            )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+            recurrent = {"token_mask": _token_mask(attention_mask, inputs_embeds), "resets": resets}
+        for kind, layer in zip(self.config.layer_types, self.layers, strict=True):
+            own = {**softmax, **kwargs} if kind == SOFTMAX else recurrent
+            hidden_states = layer(hidden_states, use_cache=use_cache, **named, **own)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **named)
 
     def _resets(
         self,
         position_ids: Tensor | None,
         attention_mask: Tensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
         use_cache: bool | None,
         batch: int,
     ) -> Bool[Tensor, "batch pos"] | None:
         """True where a text of a packed row begins; None where rows are single texts."""
         if position_ids is None or attention_mask is not None:
             return None
-        if past_key_values is not None and past_key_values.get_seq_length():
+        if cache is not None and cache.get_seq_length():
             return None
         texts = find_packed_sequence_indices(position_ids.expand(batch, -1))
         if texts is None:
             return None
-        if use_cache or past_key_values is not None:
+        if use_cache or cache is not None:
             raise InputError(
                 "position_ids begin anew inside a row, so it holds several texts, which leave no common cache: "
                 "use_cache=False (or, if it is one text, give an attention_mask)"
@@ -193,19 +205,13 @@ class MesaModel(MesaPreTrainedModel):
         return position_ids
 
 
-# By which collators tell kernels, and only them, where texts begin.
-_PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"})
-
-
-def _positions(
-    inputs_embeds: Tensor, attention_mask: Any, past_key_values: Cache | None
-) -> Int[Tensor, "batch_or_1 pos"]:
+def _positions(inputs_embeds: Tensor, attention_mask: Any, cache: Cache | None) -> Int[Tensor, "batch_or_1 pos"]:
     """Of each token among the real ones of its row, so that padding on the left moves nothing."""
     pos, device = inputs_embeds.shape[1], inputs_embeds.device
     if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
         counted: Tensor = (attention_mask.to(device).long().cumsum(-1) - 1).clamp_min(0)[:, -pos:]
         return counted
-    seen = 0 if past_key_values is None else past_key_values.get_seq_length()
+    seen = 0 if cache is None else cache.get_seq_length()
     return (torch.arange(pos, device=device) + seen)[None]
 
 

@@ -58,11 +58,10 @@ class RecurrentMixer(nn.Module, ABC):
         *,
         token_mask: Bool[Tensor, "batch pos"] | None = None,
         resets: Bool[Tensor, "batch pos"] | None = None,
-        past_key_values: Cache | None = None,
-        **_: Any,
+        cache: Cache | None = None,
     ) -> tuple[Float[Tensor, "batch pos model"], None]:
         """token_mask: False where there is no token. resets: True where a text of a packed row begins."""
-        store = state_of(past_key_values, self.layer_idx)
+        store = state_of(cache, self.layer_idx)
         past = {} if store is None else store.states
         read, convolved = self._read(hidden_states, past.get("conv"), token_mask, resets)
         out, states = self._mix(read, past, keep=store is not None)

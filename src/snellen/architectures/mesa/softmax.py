@@ -12,6 +12,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from snellen.architectures.mesa.config import SOFTMAX, MesaConfig
+from snellen.attention.caches import refuse_unknown
+
+# By which collators tell kernels, and only them, where texts begin.
+PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "seq_idx"})
+# What an attention implementation may be told besides.
+OF_ATTENTION = PACKING | {"max_length_q", "max_length_k", "position_ids", "output_attentions", "output_hidden_states"}
 
 
 class SoftmaxMixer(nn.Module):
@@ -39,21 +45,20 @@ class SoftmaxMixer(nn.Module):
         *,
         attention_mask: Tensor | None = None,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        token_mask: Tensor | None = None,
-        resets: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Float[Tensor, "batch pos model"], Tensor | None]:
         """attention_mask: as transformers' mask functions make it for the implementation in use; it holds what the
-        recurrent layers get as token_mask and resets. kwargs: for that implementation.
+        recurrent layers get as token_mask and resets. kwargs: for that implementation, `OF_ATTENTION` alone.
         """
+        refuse_unknown(type(self).__name__, kwargs, OF_ATTENTION)
         places = hidden_states.shape[:-1]
         projections = (self.q_proj, self.k_proj, self.v_proj)
         query, key, value = (p(hidden_states).view(*places, -1, self.head_dim).transpose(1, 2) for p in projections)
         if position_embeddings is not None:
             query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         mixed: Tensor = self.o_proj(out.reshape(*places, -1).contiguous())

@@ -60,7 +60,8 @@ def mesa_attention(
     InputError
         Sizes that do not fit, something that is not finite, ridge ≤ 0, log_decay > 0, gate < 0.
     Refused
-        The ridge regression cannot be solved to about 1 % in float64. That comes in form "2023" with decay when the
+        The ridge regression cannot be solved to about 1 % in float64, or its gradients, where they are asked for,
+        cannot (which comes earlier). That comes in form "2023" with decay when the
         keys that are remembered do not span all directions (1/(1 − γ) below the size of a key, or keys of low rank),
         since its regulariser vanishes; and in both with keys many millions of times √ridge.
     """
@@ -104,7 +105,8 @@ def mesa_attention(
             return attended(exact, least=LEAST_IN_SINGLE, refuse=True)
         except Untrusted:
             exact = torch.float64
-    return attended(exact, least=least_ratio(exact), refuse=ill_conditioned == "refuse")
+    gradients = torch.is_grad_enabled() and any(x.requires_grad for x in (*given, ridge))
+    return attended(exact, least=least_ratio(exact, gradients=gradients), refuse=ill_conditioned == "refuse")
 
 
 def _solver(form: str, log_decay: Tensor | None) -> Solver:

@@ -168,8 +168,13 @@ def chunk_factor(
     Raises
     ------
     Untrusted
-        The exact matrices cannot be solved in this number format. (A preconditioner need not be exact.)
+        The exact matrices cannot be solved in this number format (a preconditioner need not be exact), or keys are so
+        large beside Λ that a solution, though right, is made of terms that cancel.
     """
+    if setting.solver != "cholesky":
+        # What is left of Λ⁻¹ where a text's first key was added; the one factor of a chunk looks at it by itself.
+        left = 1 / (1 + (gate * (k.square() / ridge[:, None, None]).sum(-1)).amax(-1))
+        trusted(left, least=setting.least, heads=None, forgets=False, refuse=setting.refuse)
     if setting.solver == "plain":
         return None
     begun = log_zeta[..., :1]  # the decay of the chunk's first place, which is behind its matrix

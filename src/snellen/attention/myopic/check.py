@@ -14,6 +14,7 @@ from snellen.attention.myopic.interface import hidden_of
 from snellen.attention.myopic.sites import Site
 from snellen.attention.myopic_reference import own_position_only
 from snellen.errors import Refused
+from snellen.models.body import device_of
 
 LENGTH = 8
 POSITION = 5  # of the loss that is looked at: later positions are there too
@@ -28,7 +29,7 @@ def sample(model: PreTrainedModel) -> Tensor:
     """Random tokens [2, 8] to look at a model with."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(vocabulary, (2, LENGTH), generator=generator).to(model.device)
+    return torch.randint(vocabulary, (2, LENGTH), generator=generator).to(device_of(model))
 
 
 class Promise:

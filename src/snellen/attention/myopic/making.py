@@ -91,7 +91,8 @@ def make_myopic(model: PreTrainedModel, mode: str = "hidden", beta: float = 1.0)
     Raises
     ------
     InputError
-        Unknown mode, `beta` outside [0, 1], a model that is myopic already, attention dropout.
+        Unknown mode, `beta` outside [0, 1], a model without a parameter that takes a gradient, one that is myopic
+        already, attention dropout.
     Refused
         An architecture whose gradients could not be vouched for, with the reason.
     """
@@ -102,6 +103,11 @@ def make_myopic(model: PreTrainedModel, mode: str = "hidden", beta: float = 1.0)
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel):
         raise InputError(f"model: must be a transformers model, not {name} (make it myopic before wrapping it)")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            "model: none of its parameters takes a gradient (snellen.load turns them off), so that there is nothing to "
+            "train; model.requires_grad_(True) first, or of what is to be trained"
+        )
     if model in _made:
         raise InputError("model: it is myopic already; undo the earlier make_myopic first")
     if not model._can_set_attn_implementation():

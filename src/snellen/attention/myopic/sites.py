@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from snellen.attention.caches import CACHE_NAMES
 from snellen.attention.myopic.interface import BASES, Attention, ordinary, register
 from snellen.attention.myopic.operators import eager_with_own_weight, own_score, sdpa_with_own_weight
 from snellen.attention.myopic.passage import Passage, Recomputed, Route
@@ -26,7 +27,7 @@ PREFIX = "snellen_myopic_"
 # What else transformers hands to attention functions, and what does not change the derivative by q · k of a score.
 _KNOWN = frozenset({"scaling", "dropout", "softcap", "s_aux", "sliding_window", "is_causal"})
 _INERT = frozenset({"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"})
-_INERT |= {"past_key_values", "past_key_value", "num_items_in_batch", "logits_to_keep", "return_dict"}
+_INERT |= {*CACHE_NAMES, "past_key_value", "num_items_in_batch", "logits_to_keep", "return_dict"}
 _INERT |= {"position_embeddings", "output_router_logits"}
 
 
@@ -181,10 +182,10 @@ def no_dropout(module: nn.Module, probability: float) -> str:
     config = getattr(module, "config", None)
     fields = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
     field_name = next((name for name in fields if getattr(config, name, None) == probability), "attention dropout")
-    mend = f"from_pretrained(…, {field_name}=0.0)" if " " not in field_name else "it set to 0"
-    return (
-        f"{field_name} = {probability}: myopic gradients are defined without dropout there; load the model with {mend}"
-    )
+    mend = "load the model with it set to 0"
+    if " " not in field_name:
+        mend = f"snellen train … --set model.config.{field_name}=0, or in Python from_pretrained(…, {field_name}=0.0)"
+    return f"{field_name} = {probability}: myopic gradients are defined without dropout there; {mend}"
 
 
 def _slope(query: Tensor, key: Tensor, options: dict[str, Any]) -> Tensor | float:

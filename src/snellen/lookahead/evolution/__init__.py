@@ -4,7 +4,7 @@ from snellen.evolution_settings import Genetic, Metropolis
 from snellen.lookahead.evolution.chains import metropolis
 from snellen.lookahead.evolution.conditionals import Conditionals
 from snellen.lookahead.evolution.genetic import evolve
-from snellen.lookahead.evolution.result import Cost, Evolved, Member, read_population
+from snellen.lookahead.evolution.result import Cost, Evolved, Member, population_of, read_population, read_record
 
 __all__ = [
     "Conditionals",
@@ -15,5 +15,7 @@ __all__ = [
     "Metropolis",
     "evolve",
     "metropolis",
+    "population_of",
     "read_population",
+    "read_record",
 ]

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from snellen.errors import Refused
 from snellen.lookahead.evolution.frame import GAP, Body, Frame
-from snellen.lookahead.settings import bytes_of
+from snellen.models.body import device_of, hidden_size
 from snellen.models.masked import MaskedModel
+from snellen.request import bytes_of
 
 _KEPT = 100_000  # texts whose scores are remembered; the oldest go first
 _ROOM = {"cpu": 4096}  # tokens beyond which a processor gains nothing from a larger batch
@@ -55,7 +56,7 @@ class Conditionals:
         new = sorted({body for body in bodies if body not in known}, key=lambda body: (len(body), body))
         rows = [self.frame.row(body) for body in new for _ in body]
         places = [self.frame.start + t for body in new for t in range(len(body))]
-        targets = torch.tensor([token for body in new for token in body], device=self.model.model.device)
+        targets = torch.tensor([token for body in new for token in body], device=device_of(self.model.model))
         found = np.empty(len(rows))
         for index, log_probs in self._batches(rows, places):
             picked = log_probs.gather(-1, targets[index, None])[:, 0]
@@ -82,7 +83,7 @@ class Conditionals:
     def _batches(self, rows: list[list[int]], places: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """(indices into rows, their log-probabilities [n vocab]), each row with its place masked."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        device = self.model.model.device
+        device = device_of(self.model.model)
         for length, group in groupby(order, key=lambda i: len(rows[i])):
             members = list(group)
             size = self._rows(length)
@@ -100,9 +101,9 @@ class Conditionals:
                 yield index, log_probs
 
     def _rows(self, length: int) -> int:
-        hidden = int(self.model.model.config.get_text_config().hidden_size)
+        hidden = hidden_size(self.model.model)
         most = self._budget // (4 * (_COPIES * hidden * length + self._head.logits(length) * 3))
-        room = _ROOM.get(self.model.model.device.type)
+        room = _ROOM.get(device_of(self.model.model).type)
         return max(1, most if room is None else min(most, room // length))
 
 
@@ -116,8 +117,8 @@ class _Head:
         self.model = model
         self.narrow = True
         vocabulary = model.get_input_embeddings().weight.shape[0]
-        ids = ((torch.arange(12) * 5 + 1) % vocabulary).reshape(2, 6).to(model.device)
-        places = torch.tensor([1, 4], device=model.device)
+        ids = ((torch.arange(12) * 5 + 1) % vocabulary).reshape(2, 6).to(device_of(model))
+        places = torch.tensor([1, 4], device=device_of(model))
         plain = self._plain(ids, places)
         self.vocabulary = int(plain.shape[-1])
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from snellen.errors import InputError
 from snellen.models.masked import MaskedModel
+from snellen.texts.read import check_characters
 
 GAP = -1  # a place of a text that is to be written; the model sees its mask token there
 Body = tuple[int, ...]  # the free tokens of a text, between prompt and suffix
@@ -49,6 +50,7 @@ def frame_of(model: MaskedModel, *, prompt: str, suffix: str, longest: int) -> F
     """
     parts = []
     for name, text in (("prompt", prompt), ("suffix", suffix)):
+        check_characters(text, name)
         ids = tuple(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         strange = [token for token in ids if not bool(model.ordinary[token])]
         if strange:

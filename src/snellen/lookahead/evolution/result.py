@@ -91,17 +91,28 @@ def read_population(path: str | os.PathLike[str], model: MaskedModel) -> list[Bo
     InputError
         No such file, or of another kind, or its tokens are those of another tokenizer.
     """
+    return population_of(read_record(path), model, str(path))
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `Evolved.save` wrote, as far as it can be checked without the model. Raises as `read_population`."""
     name = f"from {str(path)!r}"
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        bodies = [tuple(int(token) for token in member["tokens"]) for member in record["members"]]
-        tokenizer, schema = record["identity"]["tokenizer_sha256"], record["schema"]
+        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        _bodies(record)
+        _, schema = record["identity"]["tokenizer_sha256"], record["schema"]
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{name}: no population as `snellen evolve --out` writes it") from error
     if schema != SCHEMA:
         raise InputError(f"{name}: written in format {schema!r}, this version of Snellen reads {SCHEMA}")
+    return record
+
+
+def population_of(record: dict[str, Any], model: MaskedModel, path: str) -> list[Body]:
+    """The texts of such a record, best first. Raises as `read_population`."""
+    name, bodies, tokenizer = f"from {path!r}", _bodies(record), record["identity"]["tokenizer_sha256"]
     if tokenizer != model.identity.tokenizer_sha256:
         raise InputError(
             f"{name}: evolved with {record['identity'].get('source')!r}, whose tokenizer is not that of "
@@ -111,3 +122,7 @@ def read_population(path: str | os.PathLike[str], model: MaskedModel) -> list[Bo
     if not bodies or any(not body or any(not 0 <= t < size or not model.ordinary[t] for t in body) for body in bodies):
         raise InputError(f"{name}: a text in it is empty or holds a token that no text can hold")
     return bodies
+
+
+def _bodies(record: dict[str, Any]) -> list[Body]:
+    return [tuple(int(token) for token in member["tokens"]) for member in record["members"]]

@@ -16,11 +16,12 @@ import numpy as np
 from snellen.errors import InputError, Refused
 from snellen.measures.base import Measure, Measured, Scored
 from snellen.measures.degeneration import tables
-from snellen.measures.degeneration.estimates import Sample
+from snellen.measures.degeneration.estimates import of_prompts
 from snellen.measures.degeneration.quantities import LOOP
 from snellen.measures.degeneration.tables import HUMAN, Comparison
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
 from snellen.results.findings import Finding
+from snellen.results.samples import Sample
 
 HEADLINE = "seq-rep-4"
 LONGEST_GRAM = 4
@@ -113,7 +114,7 @@ class Degeneration(Measure):
         if found is None:
             raise ValueError("degeneration needs generations (see `needs`); the run handed none over")
         self._check(found)
-        sample = Sample.of(found.document, number=self.resamples, level=self.level, seed=seed)
+        sample = of_prompts(found.document, number=self.resamples, level=self.level, seed=seed)
         compared = {name: Comparison.of(found.human, own, sample) for name, own in found.written.items()}
         human = Comparison.of(found.human, None, sample)
         contrasts = {
@@ -142,7 +143,7 @@ class Degeneration(Measure):
             measure=self.name,
             question=self.question,
             value=first.value,
-            unit=f"{HEADLINE} beyond the human text",
+            unit=f"{HEADLINE} (sequences of {LONGEST_GRAM} tokens) beyond the human text",
             low=first.low,
             high=first.high,
             level=self.level,

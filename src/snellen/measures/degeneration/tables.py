@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from snellen.measures.degeneration.estimates import Sample
+from snellen.measures.degeneration.estimates import of_corpus
 from snellen.measures.degeneration.quantities import LOOP, OF_CORPUS, UNITS, of_texts
 from snellen.measures.degeneration.repetition import final_loop, seq_rep
 from snellen.measures.generations import Continuations, Generations
 from snellen.results.estimates import Estimate
+from snellen.results.samples import Sample
 
 HUMAN = "human"
 PLACES = 16  # stretches that a trace is averaged over
@@ -34,12 +35,20 @@ class Comparison:
         values[LOOP] = sample.share(mine[LOOP] > 0)
         apart = np.stack([mine[name] - theirs[name] for name in names], axis=1)
         differences = dict(zip(names, sample.means(apart), strict=True)) if own is not None else {}
+        if own is not None:
+            differences[LOOP] = sample.share_difference(mine[LOOP] > 0, theirs[LOOP] > 0)
         for name, statistic in OF_CORPUS.items():
             found = statistic((own or human).tokens, sample.unit)
-            values[name] = sample.corpus(found)
+            values[name] = of_corpus(found, sample.resamples.level)
             if own is not None:
-                differences[name] = sample.corpus(found, statistic(human.tokens, sample.unit))
-        return cls(values=values, differences=differences)
+                other = statistic(human.tokens, sample.unit)
+                differences[name] = of_corpus(found, sample.resamples.level, other)
+        return cls(values=_possible(values, 0, 1), differences=_possible(differences, -1, 1))
+
+
+def _possible(found: Mapping[str, Estimate], low: float, high: float) -> dict[str, Estimate]:
+    """The interval of a share, or of a difference of shares, holds nothing that none can be."""
+    return {name: one.within(low, high) if UNITS[name].startswith("share") else one for name, one in found.items()}
 
 
 def metrics(compared: Mapping[str, Comparison], human: Comparison, prompts: int) -> pa.Table:

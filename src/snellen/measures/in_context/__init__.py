@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 from snellen.errors import InputError, Refused
 from snellen.measures.base import Measure, Measured, Scored
 from snellen.measures.in_context import wording
-from snellen.measures.in_context.estimates import Sample
 from snellen.measures.in_context.few_shot import TOLD_APART, FewShot, of_answers
 from snellen.measures.in_context.lines import XS, Lines, Spelling, passages
 from snellen.measures.in_context.stretches import Stretches, Unfit
 from snellen.measures.in_context.texts import HALF, OfText, of_text
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
+from snellen.request import in_proportion
 from snellen.results.findings import Finding
+from snellen.results.samples import Sample
 from snellen.results.statistics import REFUSED_BELOW
 
 LEFT_OUT = "left out by the settings"
@@ -97,8 +98,9 @@ class InContext(Measure):
     def _text(self, material: Material) -> tuple[Stretches | None, list[Passage], str]:
         if not self.stretches:
             return None, [], LEFT_OUT
+        number = in_proportion(self.stretches, material.share, least=REFUSED_BELOW)
         try:
-            cut = Stretches.cut(material, number=self.stretches, length=self.length, near=self.near, block=self.block)
+            cut = Stretches.cut(material, number=number, length=self.length, near=self.near, block=self.block)
         except Unfit as error:
             return None, [], str(error)
         return cut, cut.passages(), ""
@@ -108,7 +110,8 @@ class InContext(Measure):
     ) -> tuple[Lines | None, list[Passage], tuple[tuple[int, ...], ...], str]:
         if not self.pairs:
             return None, [], (), LEFT_OUT
-        lines = Lines.draw(self.pairs, self.shots[-1], seed=seed)
+        number = in_proportion(self.pairs, material.share, least=FEWEST_PAIRS)
+        lines = Lines.draw(number, self.shots[-1], seed=seed)
         try:
             spelling = Spelling.of(material.encode)
             made = passages(lines, self.shots, spelling, material.encode, material.longest)
@@ -128,12 +131,14 @@ class InContext(Measure):
         text = None if cut is None else self._of_text(cut, found.found[: len(of_texts)], seed)
         few = None if lines is None else self._of_lines(lines, found.found[len(of_texts) :], seed)
         return Measured(
-            finding=self._finding(text, few, found, why_no_text, why_no_lines, seed),
+            finding=self._finding(
+                text, few, found, why_no_text, why_no_lines, seed, pairs=0 if lines is None else len(lines.x)
+            ),
             tables={**({} if text is None else text.tables), **({} if few is None else few.tables)},
         )
 
     def _of_text(self, cut: Stretches, found: Sequence[Reading], seed: int) -> OfText:
-        sample = Sample.of_texts(cut.document, number=self.resamples, level=self.level, seed=seed)
+        sample = Sample.of_texts(cut.document, "stretches", number=self.resamples, level=self.level, seed=seed)
         return of_text(cut, found, positions=self.positions, sample=sample)
 
     def _of_lines(self, lines: Lines, found: Sequence[Reading], seed: int) -> FewShot:
@@ -141,12 +146,13 @@ class InContext(Measure):
         return of_answers(lines, self.shots, found, least=self.least, sample=sample, seed=seed)
 
     def _finding(
-        self, text: OfText | None, few: FewShot | None, found: Readings, no_text: str, no_lines: str, seed: int
-    ) -> Finding:
+        self, text: OfText | None, few: FewShot | None, found: Readings, no_text: str, no_lines: str, seed: int, *,
+        pairs: int,
+    ) -> Finding:  # fmt: skip
         counts = {} if text is None else {"stretches": len(text.stretches.tokens), "tokens compared": text.compared}
         if text is not None and text.sample.kind != "stretches":
             counts[text.sample.kind] = text.sample.units
-        counts |= {} if few is None else {"pairs of prompts": self.pairs}
+        counts |= {} if few is None else {"pairs of prompts": pairs}
         gain = None if text is None else text.gain
         return Finding(
             measure=self.name,

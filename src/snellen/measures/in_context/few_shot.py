@@ -14,12 +14,12 @@ from scipy.special import logsumexp
 
 from snellen.errors import Refused
 from snellen.measures.in_context import probes
-from snellen.measures.in_context.estimates import Sample
 from snellen.measures.in_context.lines import ARMS, YS, Lines
 from snellen.measures.in_context.rules import LEAST, RULES
 from snellen.measures.in_context.weights import weights
 from snellen.measures.readings import Reading
 from snellen.results.estimates import Estimate
+from snellen.results.samples import Sample
 
 TOLD_APART = 4  # examples from which on the rules are told apart
 LINE, UNSEEN = "least squares", "least squares, pairs as they were"
@@ -118,7 +118,7 @@ def of_answers(
         unseen=unseen,
         worth=sample.mean((final.log_prob_of(truth) - lost.log_prob_of(truth)).mean(axis=1)),
         right=sample.share((final.log_prob.argmax(axis=-1) + YS[0] == truth).mean(axis=1).astype(np.float64)),
-        mass=sample.mean(np.exp(final.total).mean(axis=1)),
+        mass=sample.mean(np.exp(final.total).mean(axis=1)).within(0, 1),
         said=verdict(weight, unseen, least),
         probed=probed,
         reason=None if probed else NO_STATES,
@@ -171,8 +171,8 @@ def _errors(
         truth = lines.y[:, :, shot]
         for name, values in {"model": answers.expected, **said[shot]}.items():
             error = sample.mean(np.abs(values - truth).mean(axis=1))
-            share = np.exp(answers.log_prob_of(values)).mean(axis=1)
-            rows.append({"examples": shot, "who": name, **error.row("error"), **sample.mean(share).row("probability")})
+            chance = sample.mean(np.exp(answers.log_prob_of(values)).mean(axis=1)).within(0, 1)
+            rows.append({"examples": shot, "who": name, **error.row("error"), **chance.row("probability")})
     return pa.Table.from_pylist(rows)
 
 

@@ -7,14 +7,16 @@ that rule a hundred rows of hundreds of features explain "−0.3" of what is not
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 from numpy import ndarray
 
-from snellen.measures.in_context.estimates import Sample
 from snellen.results import statistics
 from snellen.results.estimates import Estimate
+from snellen.results.samples import Sample
 
 FOLDS = 5
 PENALTIES = np.geomspace(1e-4, 1e4, 17)  # of the mean squared length of a row
@@ -82,8 +84,9 @@ def explained(
         found, plain = predictions(states[:, layer].astype(np.float64), target, fold)
         wrong.append((target - found) ** 2)
         spread.append((target - plain) ** 2)
-    grouped = Sample(unit=pair, units=sample.units, kind=sample.kind, resamples=sample.resamples)
-    return grouped.ratios(np.stack(wrong, axis=1), np.stack(spread, axis=1), less_from=1.0)
+    grouped = replace(sample, unit=pair)
+    layers = grouped.ratios(np.stack(wrong, axis=1), np.stack(spread, axis=1), less_from=1.0)
+    return [one.within(-np.inf, 1) for one in layers]
 
 
 def table(found: dict[tuple[str, str], list[Estimate]]) -> pa.Table:

@@ -10,10 +10,10 @@ import pyarrow as pa
 from jaxtyping import Float
 from numpy import ndarray
 
-from snellen.measures.in_context.estimates import Sample
 from snellen.measures.in_context.stretches import Stretches, Unfit
 from snellen.measures.readings import Reading
 from snellen.results.estimates import Estimate
+from snellen.results.samples import Sample
 
 EARLY, LATE, HALF = 50, 500, 10  # Olsson et al. 2022, of stretches that are long enough; means over ± HALF tokens
 BINS = 14

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from snellen.measures.in_context.estimates import LOST, Sample
 from snellen.results.estimates import Estimate
+from snellen.results.samples import LOST, Sample
 
 WORST = 1e6  # condition of the rules among one another beyond which their weights cannot be told apart
 APART = "these prompts do not tell the rules apart"

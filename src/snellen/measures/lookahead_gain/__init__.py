@@ -76,15 +76,18 @@ class LookaheadGain(Measure):
         problem, common = shared(problem)
         points: list[Point] = []
         survivors = None
+        # Each fit takes about as long as another; what is made of them, about as long as three.
+        fits = judged.horizon * len(judged.beams) + (0 if judged.particles is None else judged.horizon - 1)
         for width in sorted(judged.beams):
             survivors = Survivors.of(judged.beams[width], judged)
-            points += [
-                point(problem, common, survivors, width, horizon, each_alpha=True)
-                for horizon in range(1, judged.horizon + 1)
-            ]
+            for horizon in range(1, judged.horizon + 1):
+                scored.tell(len(points) / (fits + 3))
+                points.append(point(problem, common, survivors, width, horizon, each_alpha=True))
         assert survivors is not None
         full = points[-1]
+        scored.tell(len(points) / (fits + 3))
         sampled = _sampled(problem, common)
+        scored.tell(fits / (fits + 3))
         gain, placebo = problem.estimate(full.gain()), problem.estimate(full.gain("placebo"))
         columns = _columns(problem, full, survivors) | where
         said, reading = tables.verdict(gain, placebo)

@@ -40,7 +40,7 @@ def places(scored: Scored) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     at, fresh, word = -1, False, False  # place in the line; nothing but blanks in it so far; the text ends in a word
     for i, piece in enumerate(scored.pieces):
         if not after[i]:
-            known = bool(scored.start[i] == 0)
+            known = bool(scored.start[i] == 0 or scored.index[i] == 0)
             at, fresh, word = (0, True, False) if known else (-1, False, False)
             gap = True
         else:

@@ -183,10 +183,10 @@ def _finding(
     settings: BindingSettings, places: ndarray, seed: int,
 ) -> Finding:  # fmt: skip
     level = settings.probing.level
-    share = _mean(own.of_past, over)
+    share = _mean(own.of_past, over).within(0, 1)
     fresh = np.array([one.of_past.mean() for one in rivals])
     bound = float(fresh_bound(fresh, level))
-    near = _mean(own.shares[:, :2].sum(axis=1), over)
+    near = _mean(own.shares[:, :2].sum(axis=1), over).within(0, 1)
     fresh_near = np.array([one.shares[:, :2].sum(axis=1).mean() for one in rivals])
     uniform = float(np.mean(1.0 / places))  # places counts what came before
     control = {
@@ -217,7 +217,7 @@ def _finding(
         reason=share.reason,
         details={
             "share of offsets 0 and 1": near.as_dict() | {"untrained": _number(fresh_near.mean())},
-            "shares": [_mean(column, over).as_dict() for column in own.shares.T],
+            "shares": [_mean(column, over).within(0, 1).as_dict() for column in own.shares.T],
             "norms": [_mean(column, over).as_dict() for column in own.norms.T],
             "attention": None if weights is None else weights.tolist(),
             "positions": places.tolist(),

@@ -13,6 +13,9 @@ follows      2 Σ(f − f′)·(r − r′) / (Σ‖f − f′‖² + Σ‖r −
              when the context is swapped; 1 is the same, 0 not at all
 context use  ½ Σ‖f − f′‖² / Σ‖f − mean f‖²: the share of the model's variance that is due to the context
 
+Whether the numbers could tell an optimiser from what is none is asked of the rivals alone: `mimics` are those that do
+not optimise, fitted to the *optimiser* that is nearest to the model, and how much of it they explain.
+
 Derivatives as predictions in von Oswald et al. 2022 (arXiv 2212.07677, figure 2).
 """
 
@@ -29,30 +32,44 @@ from numpy import ndarray
 from torch import Tensor
 
 from snellen.errors import InputError
+from snellen.measures.mesa.codebooks import least_squares
 from snellen.measures.mesa.estimates import Over
-from snellen.measures.mesa.examination import Place, Predict, Said, examine, of_model, of_rival
-from snellen.measures.mesa.rivals import FAMILIES, Family, Kind, Rival
+from snellen.measures.mesa.examination import Function, Place, Predict, Said, examine, of_model, of_rival
+from snellen.measures.mesa.rivals import FAMILIES, RIDGE, Family, Kind, Rival
 from snellen.organisms.sequences import Sequences, Task
 from snellen.results.estimates import Estimate
 
-FittedTo = Literal["data", "model"]
+FittedTo = Literal["data", "model", "optimiser"]
 _SAME = 1e-3  # of the variance: less than this apart in fit, the simpler of two rivals is named
 _ROUNDING = 1e-6  # of the variance: what is left in float32 of a model that is exactly linear in the query
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparing:
-    """tasks: judged. fitting: others, on which rivals are fitted. lags: see `Task.pairs`. block: sequences at once."""
+    """tasks: judged. fitting: others, on which rivals are fitted. lags: see `Task.pairs`. block: sequences at once.
+
+    recalled: tasks, others again, whose answers codebooks take their entries from.
+    to_data: all rivals are fitted to the data too, not ridge regression alone; no verdict needs it.
+    """
 
     tasks: int = 10_000
     fitting: int = 1024
+    recalled: int = 2048
     lags: int = 1
     block: int = 256
     resamples: int = 1000
     level: float = 0.95
+    to_data: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("tasks", 8), ("fitting", 8), ("lags", 1), ("block", 1), ("resamples", 100)):
+        for name, least in (
+            ("tasks", 8),
+            ("fitting", 8),
+            ("recalled", 8),
+            ("lags", 1),
+            ("block", 1),
+            ("resamples", 100),
+        ):
             if getattr(self, name) < least:
                 raise InputError(f"{name} = {getattr(self, name)}: must be at least {least}")
         if not 0.5 <= self.level < 1:
@@ -94,6 +111,7 @@ class Comparison:
     context_use: Estimate
     moved: Estimate
     rivals: tuple[Against, ...]
+    mimics: tuple[Against, ...]  # beside the optimiser nearest to the model, not beside the model
     variance: dict[FittedTo, float]
     method: str
 
@@ -103,12 +121,22 @@ class Comparison:
     def nearest(self, kind: Kind, fitted_to: FittedTo = "model") -> Against:
         """The rival that fits best on the fitting tasks, so that its numbers on the others are not the best of many.
 
-        Of those within a thousandth of the variance of the best the first in the families' order, the simplest: one
-        step of gradient descent is also Chebyshev's polynomial with a large bound, and layers that transform nothing.
+        Of optimisers within a thousandth of the variance of the best the first in the families' order, the simplest:
+        one step of gradient descent is also Chebyshev's polynomial with a large bound, and layers that transform
+        nothing. What does not optimise is taken at its best.
         """
         rivals = self.of(fitted_to, kind)
-        enough = min(rival.fit for rival in rivals) + _SAME * self.variance[fitted_to]
+        least = min(rival.fit for rival in rivals)
+        enough = least + (_SAME * self.variance[fitted_to] if kind == "optimiser" else 0.0)
         return next(rival for rival in rivals if rival.fit <= enough)
+
+    def closest(self) -> Against:
+        """The optimiser that fits the model best, simple or not."""
+        return _best(self.of("model", "optimiser"))
+
+    def mimic(self) -> Against | None:
+        """What does not optimise and fits that optimiser best."""
+        return _best(self.mimics) if self.mimics else None
 
     def rows(self) -> list[dict[str, Any]]:
         """One a rival, numbers with `_low` and `_high` beside them: for tables."""
@@ -138,38 +166,98 @@ def compare(
     how = comparing or Comparing()
     if not any(family.name == "ridge regression" for family in families):
         raise InputError("families: must hold RIDGE, by which it is judged whether the contexts differ")
-    every = task.draw(how.fitting + how.tasks, seed=seed)
-    fitting, judged = every[: how.fitting], every[how.fitting :]
+    every = task.draw(how.fitting + how.tasks + how.recalled, seed=seed)
+    fitting, judged, asked = every[: how.fitting], every[how.fitting : -how.recalled], every[-how.recalled :]
     swapped = task.swapped(judged, seed=seed)
     place = Place.of(task, judged, lags=how.lags)
-    model = of_model(predict, place)
-    on_fitting = examine(model, fitting, place, jacobian=False, block=how.block).predictions
-    own = _Own(
-        said=examine(model, judged, place, block=how.block),
-        swapped=examine(model, swapped, place, jacobian=False, block=how.block),
-        target=judged.targets[:, place.position].double(),
-        context_free=_context_free(task, fitting, judged, on_fitting, place),
-        over=Over.of(how.tasks, number=how.resamples, level=how.level, seed=seed),
-    )
-    x, y = task.pairs(fitting, lags=how.lags)
-    aims: dict[FittedTo, Tensor] = {"data": y[:, place.position], "model": on_fitting}
-    rivals, moved = [], None
-    for fitted_to, aim in aims.items():
-        for family in families:
-            rival, error = family.fitted(x, y, aim, at=place.position)
-            function = of_rival(rival, task, place, moments=rival.moments)
-            said = examine(function, judged, place, block=how.block)
-            elsewhere = examine(function, swapped, place, block=how.block)
-            rivals.append(own.against(rival, fitted_to, error, said, elsewhere))
-            if fitted_to == "data" and family.name == "ridge regression":
-                moved = _context_use(said, elsewhere, own.over)
-    assert moved is not None
+    bench = _Bench(
+        task=task, place=place, fitting=fitting, judged=judged, swapped=swapped, asked=asked,
+        over=Over.of(how.tasks, number=how.resamples, level=how.level, seed=seed), how=how,
+    )  # fmt: skip
+    own = bench.looked_at(of_model(predict, place))
+    fits: dict[FittedTo, tuple[Tensor, Tensor | None]] = {
+        "data": (task.pairs(fitting, lags=how.lags)[1][:, place.position], None),
+        "model": (own.on_fitting, own.answers),
+    }
+    found: list[tuple[Rival, Against]] = []
+    for fitted_to, (aim, answers) in fits.items():
+        asked_of = families if fitted_to == "model" or how.to_data else [RIDGE]
+        found += [bench.beside(own, family, fitted_to, aim, answers) for family in asked_of]
+    rivals = tuple(against for _, against in found)
+    ridge, _ = next(one for one in found if one[1].name == "ridge regression")
+    mimics: tuple[Against, ...] = ()
+    if any(family.kind == "optimiser" for family in families):
+        best = _best([rival for rival in rivals if (rival.fitted_to, rival.kind) == ("model", "optimiser")])
+        nearest = bench.looked_at(bench.function(next(rival for rival, against in found if against is best)))
+        mimics = tuple(
+            bench.beside(nearest, family, "optimiser", nearest.on_fitting, nearest.answers)[1]
+            for family in families
+            if family.kind == "other"
+        )
+    aims = {name: aim for name, (aim, _) in fits.items()}
     return Comparison(
         task=task.name, tasks=how.tasks, seed=seed, loss=own.loss(own.said),
-        context_use=_context_use(own.said, own.swapped, own.over), moved=moved, rivals=tuple(rivals),
+        context_use=_context_use(own.said, own.swapped, own.over), moved=bench.moved(ridge),
+        rivals=rivals, mimics=mimics,
         variance={name: float((aim - aim.mean(0)).double().square().sum(-1).mean()) for name, aim in aims.items()},
         method=own.over.resamples.method,
     )  # fmt: skip
+
+
+def _best(rivals: Sequence[Against]) -> Against:
+    return min(rivals, key=lambda rival: rival.fit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """The sequences, and what is done with each function of them."""
+
+    task: Task
+    place: Place
+    fitting: Sequences
+    judged: Sequences
+    swapped: Sequences
+    asked: Sequences
+    over: Over
+    how: Comparing
+
+    def looked_at(self, function: Function) -> _Own:
+        """What others are then put beside: a model, or an optimiser."""
+        on_fitting = self._said(function, self.fitting, jacobian=False).predictions
+        return _Own(
+            said=self._said(function, self.judged),
+            swapped=self._said(function, self.swapped, jacobian=False),
+            target=self.judged.targets[:, self.place.position].double(),
+            context_free=_context_free(self.task, self.fitting, self.judged, on_fitting, self.place),
+            over=self.over,
+            on_fitting=on_fitting,
+            # With lags the query is more than the token that a derivative is taken by.
+            answers=self._said(function, self.asked).jacobian if self.place.lags == 1 else None,
+        )
+
+    def beside(
+        self, own: _Own, family: Family, fitted_to: FittedTo, aim: Tensor, answers: Tensor | None
+    ) -> tuple[Rival, Against]:
+        """answers None: what least squares finds in each context."""
+        x, y = self.task.pairs(self.fitting, lags=self.how.lags)
+        if family.recalls and answers is None:
+            answers = least_squares(*self.task.pairs(self.asked, lags=self.how.lags))
+        rival, error = family.fitted(x, y, aim, at=self.place.position, answers=answers)
+        function = self.function(rival)
+        said, elsewhere = self._said(function, self.judged), self._said(function, self.swapped)
+        return rival, own.against(rival, fitted_to, error, said, elsewhere)
+
+    def moved(self, rival: Rival) -> Estimate:
+        said, elsewhere = (
+            self._said(self.function(rival), some, jacobian=False) for some in (self.judged, self.swapped)
+        )
+        return _context_use(said, elsewhere, self.over)
+
+    def function(self, rival: Rival) -> Function:
+        return of_rival(rival, self.task, self.place, moments=rival.moments)
+
+    def _said(self, function: Function, sequences: Sequences, *, jacobian: bool = True) -> Said:
+        return examine(function, sequences, self.place, jacobian=jacobian, block=self.how.block)
 
 
 def _context_free(
@@ -187,13 +275,15 @@ def _context_free(
 
 @dataclass(frozen=True, kw_only=True)
 class _Own:
-    """The model's side."""
+    """The side of the model, or of an optimiser in its place."""
 
     said: Said
     swapped: Said
     target: Float[Tensor, "n out"]
     context_free: Float[Tensor, "n out"]
     over: Over
+    on_fitting: Float[Tensor, "m out"]
+    answers: Float[Tensor, "k out query"] | None
 
     def loss(self, said: Said) -> Estimate:
         return self.over.mean(0.5 * _square(said.predictions - self.target))

@@ -209,7 +209,7 @@ def _layer(
     shares, rises = {}, {}
     for name, replacement in (("linear", fits.linear), ("position-wise", fits.position_wise)):
         explained, whole, _ = _explained(replacement, model, inputs, fits.layer, fits.mean)
-        shares[name] = ratio(explained.numpy(), whole.numpy(), judge.over, FLAT)
+        shares[name] = ratio(explained.numpy(), whole.numpy(), judge.over, FLAT).within(-np.inf, 1)
         rises[name] = judge.rise({fits.layer: replacement})
     rises["mean"] = judge.rise({fits.layer: fits.ablated})
     linear = shares["linear"]

@@ -140,6 +140,53 @@ def _chebyshev(query: Tensor, times: Times, order: int, low: float | Tensor, hig
     return z
 
 
+def momentum(
+    x: Float[Tensor, "n pos dx"],
+    y: Float[Tensor, "_n _pos dy"],
+    *,
+    rate: float | Tensor,
+    momentum: float | Tensor,
+    steps: int,
+    at: int | None = None,
+) -> Float[Tensor, "n places dy"]:
+    """`steps` steps of Polyak's heavy ball from W = 0: V ← momentum V + rate (B_t − W A_t), W ← W + V."""
+    _at_least("steps", steps, 1)
+    context = _Context(x=x, y=y, at=at)
+    move = z = rate * context.queries
+    for _ in range(steps - 1):
+        move = momentum * move + rate * (context.queries - context.gram(z))
+        z = z + move
+    return context.predict(z)
+
+
+def conjugate(
+    x: Float[Tensor, "n pos dx"],
+    y: Float[Tensor, "_n _pos dy"],
+    *,
+    ridge: float | Tensor,
+    steps: int,
+    at: int | None = None,
+) -> Float[Tensor, "n places dy"]:
+    """`steps` steps of conjugate gradients for (A_t + ridge I) z = x_t from z = 0, each of the length that is best."""
+    _at_least("steps", steps, 1)
+    _positive("ridge", ridge)
+    context = _Context(x=x, y=y, at=at)
+    left = direction = context.queries
+    z = torch.zeros_like(left)
+    size = left.square().sum(-1, keepdim=True)
+    solved = size.detach() * torch.finfo(x.dtype).eps ** 1.5  # then only rounding is left
+    for _ in range(steps):
+        active = size > solved
+        image = context.gram(direction) + ridge * direction
+        bent = torch.where(active, (direction * image).sum(-1, keepdim=True), 1.0)
+        length = torch.where(active, size, 0.0) / bent
+        z = z + length * direction
+        left = left - length * image
+        before, size = torch.where(active, size, 1.0), left.square().sum(-1, keepdim=True)
+        direction = left + torch.where(active, size, 0.0) / before * direction
+    return context.predict(z)
+
+
 def ridge(
     x: Float[Tensor, "n pos dx"], y: Float[Tensor, "_n _pos dy"], *, ridge: float | Tensor, at: int | None = None
 ) -> Float[Tensor, "n places dy"]:

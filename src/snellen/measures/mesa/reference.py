@@ -91,3 +91,93 @@ def kernel_average(
         near = torch.exp(-(x[:, :t] - x[:, t : t + 1]).square().sum(-1) / (2 * bandwidth**2))
         out.append(scale * (near[..., None] * y[:, :t]).sum(1) / near.sum(1, keepdim=True))
     return torch.stack(out, dim=1)
+
+
+def delta_rule(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, rate: float, forget: float = 0.0,
+    normalised: bool = False,
+) -> Float[Tensor, "n pos dy"]:  # fmt: skip
+    """One pair after another: W ← γ W, then W ← W + rate (y − W x) xᵀ."""
+    x, y = x.double(), y.double()
+    W, out = torch.zeros(len(x), y.shape[-1], x.shape[-1], dtype=x.dtype), []
+    for x_t, y_t in zip(x.unbind(1), y.unbind(1), strict=True):
+        out.append((W @ x_t[..., None])[..., 0])
+        W = (1 - forget) * W
+        error = y_t - (W @ x_t[..., None])[..., 0]
+        step = rate / x_t.square().sum(-1)[:, None, None] if normalised else rate
+        W = W + step * error[..., None] * x_t[:, None]
+    return torch.stack(out, dim=1)
+
+
+def _forgetting(x: Tensor, y: Tensor, forget: float, weights: Weights) -> Tensor:
+    """As `_each`, with A and B that decay before each pair is added."""
+    x, y = x.double(), y.double()
+    A, B = torch.zeros_like(x[:, 0, :, None] * x[:, 0, None]), torch.zeros_like(y[:, 0, :, None] * x[:, 0, None])
+    out = []
+    for x_t, y_t in zip(x.unbind(1), y.unbind(1), strict=True):
+        out.append((weights(A, B) @ x_t[..., None])[..., 0])
+        A = (1 - forget) * A + x_t[..., None] * x_t[:, None]
+        B = (1 - forget) * B + y_t[..., None] * x_t[:, None]
+    return torch.stack(out, dim=1)
+
+
+def decaying_step(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, rate: float, forget: float
+) -> Float[Tensor, "n pos dy"]:
+    return _forgetting(x, y, forget, lambda A, B: rate * B)
+
+
+def forgetting_ridge(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, ridge: float, forget: float
+) -> Float[Tensor, "n pos dy"]:
+    unit = torch.eye(x.shape[-1], dtype=torch.float64)
+    return _forgetting(x, y, forget, lambda A, B: B @ torch.linalg.inv(A + ridge * unit))
+
+
+def momentum(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, rate: float, momentum: float, steps: int
+) -> Float[Tensor, "n pos dy"]:
+    """V ← momentum V − rate ∇_W, W ← W + V."""
+
+    def weights(A: Tensor, B: Tensor) -> Tensor:
+        W = V = torch.zeros_like(B)
+        for _ in range(steps):
+            V = momentum * V - rate * (W @ A - B)
+            W = W + V
+        return W
+
+    return _each(x, y, weights)
+
+
+def conjugate(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, ridge: float, steps: int
+) -> Float[Tensor, "n pos dy"]:
+    """By what it is: of all B z with z in the Krylov space of (A + ridge I) and x the z of least error in its norm."""
+    x, y = x.double(), y.double()
+    out = []
+    for t in range(x.shape[1]):
+        rows = []
+        for x_n, y_n in zip(x, y, strict=True):
+            matrix = x_n[:t].T @ x_n[:t] + ridge * torch.eye(x.shape[-1], dtype=x.dtype)
+            space = [x_n[t]]
+            for _ in range(min(steps, x.shape[-1], t + 1) - 1):
+                space.append(matrix @ space[-1])
+            basis = torch.stack(space, dim=1)
+            z = basis @ torch.linalg.solve(basis.T @ matrix @ basis, basis.T @ x_n[t])
+            rows.append(y_n[:t].T @ (x_n[:t] @ z))
+        out.append(torch.stack(rows))
+    return torch.stack(out, dim=1)
+
+
+def codebook(
+    x: Float[Tensor, "n pos dx"], y: Float[Tensor, "n pos dy"], *, entries: Float[Tensor, "k dy dx"], temperature: float
+) -> Float[Tensor, "n pos dy"]:
+    """Each entry's likelihood, pair by pair."""
+    x, y = x.double(), y.double()
+    log_likelihood = torch.zeros(len(x), len(entries), dtype=x.dtype)
+    out = []
+    for x_t, y_t in zip(x.unbind(1), y.unbind(1), strict=True):
+        says = torch.einsum("koi,ni->nko", entries.double(), x_t)
+        out.append((log_likelihood.softmax(-1)[..., None] * says).sum(1))
+        log_likelihood = log_likelihood - (y_t[:, None] - says).square().sum(-1) / (2 * temperature)
+    return torch.stack(out, dim=1)

@@ -20,7 +20,7 @@ from scipy import optimize
 from torch import Tensor
 
 from snellen.errors import InputError, Refused
-from snellen.measures.mesa import others, predictors
+from snellen.measures.mesa import codebooks, online, others, predictors
 
 Floats = NDArray[np.float64]
 Predictor = Callable[..., Tensor]
@@ -52,6 +52,7 @@ class Family:
 
     `ranges` are in units of `scale(x, at)`, the mean eigenvalue of A_t, to the power given.
     moments: predictions depend on the pairs through A_t and B_t alone, so that fewer pairs with the same will do.
+    recalls: the predictor is given so many maps, `entries`, that are taken from answers (`codebooks.recalled`).
     """
 
     name: str
@@ -59,6 +60,7 @@ class Family:
     predictor: Predictor = field(repr=False)
     ranges: Mapping[str, tuple[float, float, int]]  # low, high, power of the scale
     moments: bool = True
+    recalls: int = 0
 
     def fitted(
         self,
@@ -67,14 +69,18 @@ class Family:
         aim: Float[Tensor, "n dy"],
         *,
         at: int,
+        answers: Float[Tensor, "k dy dx"] | None = None,
     ) -> tuple[Rival, float]:
         """The settings whose predictions at position `at` are nearest to `aim` in the mean square; and that distance.
 
         aim: the targets y_t (fitted to the data), or a model's predictions (fitted to the model). A grid first, since
         the error has several minima in places (rates beyond stability), then a descent from its best point.
+        answers: maps that whoever the aim is of answers with after other contexts, for what recalls.
 
         Raises
         ------
+        InputError
+            No answers, for a family that recalls them.
         Refused
             No settings in the range give finite predictions.
         """
@@ -83,6 +89,11 @@ class Family:
         names = list(self.ranges)
         bounds = [(np.log(low * unit**power), np.log(high * unit**power)) for low, high, power in self.ranges.values()]
 
+        predictor = self.predictor
+        if self.recalls:
+            if answers is None:
+                raise InputError(f"answers: {self.name} needs maps to take its entries from; give some")
+            predictor = partial(predictor, entries=codebooks.recalled(answers, self.recalls))
         place = at
         if self.moments:
             x, y = predictors.compressed(x, y, at)
@@ -90,7 +101,7 @@ class Family:
 
         @torch.no_grad()
         def error(logs: Sequence[float] | Floats) -> float:
-            found = self.predictor(x, y, at=place, **self._settings(names, logs))[:, 0]
+            found = predictor(x, y, at=place, **self._settings(names, logs))[:, 0]
             value = float((found - aim).square().sum(-1).mean())
             return value if np.isfinite(value) else np.inf
 
@@ -100,7 +111,7 @@ class Family:
                 f"{self.name}: no settings give finite predictions at position {at}; are the inputs too large?"
             )
         settings = self._settings(names, best)
-        rival = Rival(name=self.name, kind=self.kind, predictor=self.predictor, settings=settings, moments=self.moments)
+        rival = Rival(name=self.name, kind=self.kind, predictor=predictor, settings=settings, moments=self.moments)
         return rival, error(best)
 
     def _settings(self, names: Sequence[str], logs: Sequence[float] | Floats) -> dict[str, float]:
@@ -141,7 +152,7 @@ def _minimum(
         simplex = np.clip(simplex, *np.transpose(bounds))
         found = optimize.minimize(
             error, first, method="Nelder-Mead", bounds=bounds,
-            options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 0.0, "maxfev": 120},
+            options={"initial_simplex": simplex, "xatol": 1e-4, "fatol": 1e-8 * values.min(), "maxfev": 120},
         )  # fmt: skip
         best = [float(v) for v in found.x]
     return best if error(best) <= values.min() else list(first)
@@ -173,6 +184,54 @@ def interleaved(layers: int) -> Family:
 
 RIDGE = Family(name="ridge regression", kind="optimiser", predictor=predictors.ridge, ranges={"ridge": (1e-5, 1e3, 1)})
 
+
+def momentum(steps: int) -> Family:
+    return Family(
+        name=f"{steps} steps with momentum", kind="optimiser", predictor=partial(predictors.momentum, steps=steps),
+        ranges={"rate": (1e-3, 10.0, -1), "momentum": (1e-2, 1.0, 0)},
+    )  # fmt: skip
+
+
+def conjugate(steps: int) -> Family:
+    name = f"{steps} {'step' if steps == 1 else 'steps'} of conjugate gradients"
+    return Family(
+        name=name, kind="optimiser", predictor=partial(predictors.conjugate, steps=steps),
+        ranges={"ridge": (1e-5, 1e3, 1)},
+    )  # fmt: skip
+
+
+def codebook(size: int) -> Family:
+    return Family(
+        name=f"codebook of {size}", kind="other", predictor=codebooks.codebook,
+        ranges={"temperature": (1e-6, 1e2, 1)}, recalls=size,
+    )  # fmt: skip
+
+
+_RATES = (1e-4, 1e2, -1)  # of one pair alone, of which there may be many
+_FORGET = {"forget": (1e-3, 0.9, 0)}
+
+DELTA = Family(
+    name="delta rule", kind="optimiser", predictor=online.delta_rule, ranges={"rate": _RATES}, moments=False
+)  # fmt: skip
+NORMALISED = Family(
+    name="normalised delta rule", kind="optimiser", predictor=partial(online.delta_rule, normalised=True),
+    ranges={"rate": (1e-3, 2.0, 0)}, moments=False,
+)  # fmt: skip
+FORGETTING = (
+    Family(
+        name="a step that forgets", kind="optimiser", predictor=online.decaying_step,
+        ranges={"rate": _RATES} | _FORGET, moments=False,
+    ),
+    Family(
+        name="delta rule that forgets", kind="optimiser", predictor=online.delta_rule,
+        ranges={"rate": _RATES} | _FORGET, moments=False,
+    ),
+    Family(
+        name="ridge regression that forgets", kind="optimiser", predictor=online.forgetting_ridge,
+        ranges={"ridge": (1e-5, 1e3, 1)} | _FORGET, moments=False,
+    ),
+)  # fmt: skip
+
 # From simple to involved: of those that fit a model equally well the first is named.
 OPTIMISERS: tuple[Family, ...] = (
     *(gradient_descent(steps) for steps in (1, 2, 3, 4, 8)),
@@ -180,9 +239,16 @@ OPTIMISERS: tuple[Family, ...] = (
     *(preconditioned("neumann", order) for order in (2, 4)),
     *(preconditioned("chebyshev", order) for order in (1, 2, 3, 4, 6)),
     interleaved(1),
+    DELTA,
+    NORMALISED,
+    *(conjugate(steps) for steps in (1, 2, 3)),
+    momentum(4),
+    *FORGETTING,
 )
 
-OTHERS: tuple[Family, ...] = (
+CODEBOOKS = tuple(codebook(size) for size in (1, 10, 100, 1000))
+
+AVERAGES: tuple[Family, ...] = (
     Family(
         name="last target", kind="other", predictor=others.last_target,
         ranges={"scale": (1e-3, 10.0, 0)}, moments=False,
@@ -197,4 +263,5 @@ OTHERS: tuple[Family, ...] = (
     ),
 )  # fmt: skip
 
+OTHERS = AVERAGES + CODEBOOKS
 FAMILIES = OPTIMISERS + OTHERS

@@ -8,9 +8,12 @@ hold, each with its whole interval (95 %):
     sensitivity   the derivatives by the query point the same way: mean cosine at least 0.95
     explained     the optimiser explains at least 0.9 of what the context does to the predictions
     follows       the predictions move as the optimiser's do when the context is swapped: agreement at least 0.95
-    beyond        what does not optimise (last target, mean target, kernel average) explains less
+    beyond        what does not optimise (last target, mean target, kernel average, codebooks) explains less, even at
+                  its best beside the optimiser at its best
+    apart         the model is nearer to the optimiser than anything that does not optimise can come to it: what does
+                  not optimise, fitted to the *optimiser*, explains less of that than the optimiser does of the model
 
-"yes" if all hold, "no" if one certainly does not, "undecided" otherwise. Why so many:
+"yes" if all hold, "no" if one certainly does not, "undecided" otherwise; `apart` never says "no". Why so many:
 
 * A model with one W in its weights predicts on data of that W what ridge regression predicts, with the same
   derivatives; no comparison on such data can tell the two. It is told by contexts of *other* W: so the tasks judged
@@ -20,6 +23,11 @@ hold, each with its whole interval (95 %):
   below 0.1), nothing can be told, and nothing is.
 * Averages over the context follow a swap, too, and softmax attention is one; their derivatives and the variance that
   they leave give them away, and `beyond` is there if an optimiser hardly does better.
+* A predictor that remembers K maps and lets the context pick one optimises nothing, and in few dimensions predicts
+  nearly what least squares does: with 100 maps of 2 entries the cosine is .97. `beyond` finds its maps in its own
+  answers (`codebooks`). Where more maps are remembered than its answers show, `apart` says that nothing can be told:
+  a model that is no nearer to the optimiser than a codebook of 1000 would be may be one. Of larger codebooks the
+  verdict says nothing; how near those of 1, 10, 100 and 1000 come is in the finding (`details["mimics"]`).
 
 What "yes" says, and does not. The model's predictions are, to the stated degree, those of that optimiser. Two
 algorithms that predict the same are the same here (k + 1 steps of gradient descent with weight decay are Neumann's
@@ -112,6 +120,7 @@ def judged(compared: Comparison, *, thresholds: Thresholds, comparing: Comparing
                 "cosine": best.shuffled_cosine.as_dict(), "explained": best.shuffled_explained.as_dict(),
             },
             "the nearest that does not optimise": {"name": other.name} | _numbers(other),
+            "what does not optimise, beside the optimiser": _mimicked(compared),
             "share of ridge regression's variance that is due to the context": compared.moved.as_dict(),
         },
         verdict=answer,
@@ -126,6 +135,7 @@ def judged(compared: Comparison, *, thresholds: Thresholds, comparing: Comparing
             "interval": compared.method,
             "judged on": compared.task,
             "rivals": compared.rows(),
+            "mimics": {one.name: one.explained.as_dict() for one in compared.mimics},
         },
     )  # fmt: skip
 
@@ -145,7 +155,18 @@ def criteria(compared: Comparison, best: Against, other: Against, bars: Threshol
     }
     if best.explained.value is None and context is not False:
         held["explained"] = None
-    return held | {"beyond": _beyond(best.explained, other.explained)}
+    closest, mimic = compared.closest(), compared.mimic()
+    held["beyond"] = _beyond(closest.explained, other.explained)
+    # However far the model is from the optimiser, that some other is as near says nothing against it.
+    held["apart"] = True if mimic is None else _beyond(closest.explained, mimic.explained) or None
+    return held
+
+
+def _mimicked(compared: Comparison) -> dict[str, Any] | None:
+    mimic = compared.mimic()
+    if mimic is None:
+        return None
+    return {"name": mimic.name, "optimiser": compared.closest().name, "explained": mimic.explained.as_dict()}
 
 
 def _holds(found: Estimate, bar: float) -> bool | None:
@@ -172,6 +193,8 @@ _SAID = {
     "yes": "The model predicts as {name} on what stands in its context does.",
     "no": "No optimiser of those compared was found (not met: {failed}). The nearest is {name}.",
     "undecided": "The intervals do not decide (open: {failed}); judge more tasks. The nearest is {name}.",
+    "apart": "It cannot be told here whether this is an optimiser (open: {failed}): {mimic} is none, explains {near} "
+    "of {closest}, and the model is no nearer; give a task of more dimensions. The nearest is {name}.",
 }
 
 
@@ -179,8 +202,15 @@ def _reading(answer: str, compared: Comparison, best: Against, other: Against, h
     wanted = False if answer == "no" else None
     failed = ", ".join(name for name, holds in held.items() if holds is wanted)
     settings = ", ".join(f"{name} {value:.3g}" for name, value in best.settings.items())
+    mimic, closest = compared.mimic(), compared.closest()
     return (
-        _SAID[answer].format(name=f"{best.name} ({settings})", failed=failed)
+        _SAID["apart" if answer == "undecided" and held["apart"] is None else answer].format(
+            name=f"{best.name} ({settings})",
+            failed=failed,
+            closest=closest.name,
+            mimic=mimic and mimic.name,
+            near=mimic and _shown(mimic.explained),
+        )
         + f" Cosine of the derivatives by the query {_shown(best.cosine)}; of what the context does to the predictions "
         f"it explains {_shown(best.explained)} ({other.name}: {_shown(other.explained)}); agreement when the context "
         f"is swapped {_shown(best.follows)}; share of the model's variance due to the context "

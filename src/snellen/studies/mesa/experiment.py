@@ -22,6 +22,7 @@ from snellen.studies.mesa.looking import Looking, look_at
 from snellen.studies.mesa.tasks import TEXT, setup, setups
 from snellen.studies.mesa.training import Plan, Trained, train_on_task
 from snellen.studies.mesa.variants import TEXT_VARIANTS, VARIANTS, TextVariant, parameters, variant
+from snellen.studies.names import named
 
 SEEDS = 5
 TUNING_SEED = 1_000  # learning rates are chosen on this seed; results come from others
@@ -134,23 +135,20 @@ def _wanted(seeds: int, only: Sequence[str], tasks: Sequence[str], texts: Path |
     """Pairs of task and variant."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= TUNING_SEED:
         raise InputError(f"seeds = {seeds!r}: must be a whole number from 1 to {TUNING_SEED}")
-    for name in tasks:
-        if name not in TASKS:
-            raise InputError(f"tasks {name!r}: no such task; known are {', '.join(TASKS)}")
     known = [one.name for one in (*VARIANTS, *TEXT_VARIANTS)]
-    for name in only:
-        if name not in known:
-            raise InputError(f"only {name!r}: no such variant; known are {', '.join(known)}")
-    chosen = tasks or [task for task in TASKS if task != TEXT or texts is not None]
+    names = named("only", only or known, known, "variant")
+    default = [task for task in TASKS if task != TEXT or texts is not None]
+    chosen = named("tasks", tasks or default, TASKS, "task")
     pairs = [
         (task, name)
         for task in TASKS
         if task in chosen
         for name in ([one.name for one in TEXT_VARIANTS] if task == TEXT else setup(task).variants)
-        if not only or name in only
+        if name in names
     ]
     if not pairs:
-        raise InputError(f"only {', '.join(only)}: not trained on {', '.join(chosen)}; leave one of the two out")
+        on = ", ".join(task for task in TASKS if task in chosen)
+        raise InputError(f"only {', '.join(only)}: not trained on {on}; leave one of the two out")
     return pairs
 
 

@@ -20,46 +20,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from snellen.architectures import MesaForCausalLM, MesaForPrediction
 from snellen.errors import InputError
 from snellen.models.quiet import quiet
-from snellen.organisms.chart import code_hash
 from snellen.results.files import UNREADABLE, guarded, read_json, write_json
+from snellen.results.provenance import code_hash, versions
+from snellen.studies.mesa import tasks, text, training
 from snellen.studies.mesa.tasks import TEXT, setup
 from snellen.studies.mesa.training import Plan, Trained
 from snellen.studies.mesa.variants import variant
 
 SCHEMA = 1
-_TRAINING = ("attention/mesa", "architectures", "studies/mesa/training.py", "studies/mesa/variants.py")
-_ORGANISMS = (
-    "bridge", "dynamics", "kalman", "language", "matrices", "nonlinear", "posterior", "regression", "sequences",
-    "systems",
-)  # fmt: skip
-_TASKS = (*(f"organisms/{name}.py" for name in _ORGANISMS), "studies/mesa/tasks.py")
-_TEXT = ("studies/mesa/text.py",)
-_MEASURING = ("measures/mesa", "studies/mesa/judging.py", "studies/mesa/looking.py", "studies/mesa/text.py")
+# By its name, since it imports this module. Its own file trains nothing: what does is named where trainings are.
+STUDY = "snellen.studies.mesa.experiment"
 
 Result = Mapping[str, Any]
 
 
 def training_key(task: str, name: str, plan: Plan, rate: float, seed: int, identity: str | None) -> str:
     """Of everything that a training depends on. identity: of the corpus, for the text."""
-    code = (*_TRAINING, *(_TEXT if task == TEXT else _TASKS))
+    modules = (text,) if task == TEXT else (training, tasks)
     # Which other learning rates were tried changes nothing.
     settings = {name: value for name, value in asdict(plan).items() if name not in ("rates", "tuning")}
     of_task = identity if task == TEXT else repr(setup(task).task)
     return _hash(
-        "training", code_hash(code), torch.__version__, transformers.__version__, task, of_task, repr(variant(name)),
+        "training", code_hash(*(one.__name__ for one in modules)), versions(), task, of_task, repr(variant(name)),
         settings, rate, seed,
     )  # fmt: skip
 
 
 def measuring_key(trained: str, *settings: Any) -> str:
-    """Of everything that a measurement depends on: the training, the code that looks, its settings."""
-    return _hash("measuring", code_hash((*_MEASURING, *_TASKS)), trained, *settings)
+    """Of everything that a measurement depends on: the training, the code of the whole study, its settings."""
+    return _hash("measuring", code_hash(STUDY), versions(), trained, *settings)
 
 
 def is_ours(name: str) -> bool:

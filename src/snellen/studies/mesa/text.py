@@ -20,6 +20,7 @@ from snellen.architectures import MesaForCausalLM
 from snellen.errors import InputError
 from snellen.models.bundled import pocket_folder
 from snellen.results.files import replacing
+from snellen.results.provenance import code_hash, versions
 from snellen.studies.mesa.tasks import stream
 from snellen.studies.mesa.training import Plan, Trained, train
 from snellen.studies.mesa.variants import TextVariant, text_config
@@ -60,7 +61,8 @@ def corpus(texts: Path | None, cache: Path) -> Corpus:
         raise InputError(f"texts {str(texts)!r}: {CORPUS} cannot be read ({error.strerror}); {mend}") from error
     folder = pocket_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    identity = hashlib.sha256(content + (folder / "tokenizer.json").read_bytes()).hexdigest()[:16]
+    made_by = json.dumps([code_hash(__name__), versions("tokenizers")]).encode()
+    identity = hashlib.sha256(made_by + content + (folder / "tokenizer.json").read_bytes()).hexdigest()[:16]
     kept = cache / f"tokens-{identity}.npy"
     if not kept.is_file():
         try:

@@ -10,27 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from snellen.errors import InputError
-from snellen.organisms.chart import TESTED, code_hash
 from snellen.results.files import UNREADABLE, read_json, write_json
 from snellen.results.folders import alone
+from snellen.results.provenance import code_hash, versions
 from snellen.studies import pool
+from snellen.studies.names import named, slug
 from snellen.studies.stunting import masked
 from snellen.studies.stunting.raising import HEADS, LANGUAGE, LAYERS, MEASURE, MODEL, Plan, raise_one
 from snellen.studies.stunting.variants import VARIANTS, variant
+from snellen.training.objectives import METHODS
 
 SCHEMA = 1
 SEEDS = 5
 NAMES = (*(one.name for one in VARIANTS), masked.NAME)
 
-# What trains and what looks; tables and pictures are drawn anew each time.
-_CODE = (
-    *TESTED, "organisms", "training", "studies/decisions.py", "studies/stunting/masked.py", "studies/stunting/probe.py",
-    "studies/stunting/raising.py",
-)  # fmt: skip
+# What trains and what looks, and the objectives, which are found by name; tables and pictures are drawn anew each time.
+_MADE_BY = (raise_one.__module__, masked.__name__, *(kind.__module__ for kind in METHODS.values()))
 
 Result = Mapping[str, Any]
 
@@ -60,11 +56,9 @@ def experiment(
     """
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise InputError(f"seeds = {seeds!r}: must be a whole number of at least 1")
-    for name in only:
-        if name not in NAMES:
-            raise InputError(f"only {name!r}: no such variant; known are {', '.join(NAMES)}")
+    names = named("only", only or NAMES, NAMES, "variant")
     plan = plan or Plan()
-    wanted = [Job(name=name, seed=seed) for seed in range(seeds) for name in NAMES if not only or name in only]
+    wanted = [Job(name=name, seed=seed) for seed in range(seeds) for name in NAMES if name in names]
     found = {(r["variant"], r["seed"]): r for r in _read(folder, plan)}
     missing = [job for job in wanted if (job.name, job.seed) not in found]
     total = len(wanted)
@@ -85,7 +79,7 @@ def _work(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def _file(folder: Path, name: str, seed: int) -> Path:
-    return folder / f"{name.replace(' = ', '').replace(', ', '-').replace(' ', '-')}-{seed}.json"
+    return folder / f"{slug(name)}-{seed}.json"
 
 
 def _read(folder: Path, plan: Plan) -> list[Result]:
@@ -105,7 +99,7 @@ def _read(folder: Path, plan: Plan) -> list[Result]:
 def _key(name: str, plan: Plan) -> str:
     """Of everything that a result depends on: settings, the code that trains and looks, the libraries under it."""
     content = {
-        "schema": SCHEMA, "code": code_hash(_CODE), "versions": [torch.__version__, transformers.__version__],
+        "schema": SCHEMA, "code": code_hash(*_MADE_BY), "versions": versions("accelerate"),
         "plan": asdict(plan), "language": asdict(LANGUAGE), "shape": [LAYERS, MODEL, HEADS],
         "measure": asdict(MEASURE), "variant": [repr(one) for one in VARIANTS if one.name == name],
     }  # fmt: skip

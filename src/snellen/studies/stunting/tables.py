@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import scipy.stats
@@ -35,6 +35,12 @@ class Mean:
         error = math.sqrt(sum((x - value) ** 2 for x in values) / (n - 1) / n)
         reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
         return cls(value=value, low=value - reach, high=value + reach, n=n)
+
+    def within(self, low: float, high: float) -> Mean:
+        """With an interval that ends where the number must, as a share does at 0 and 1."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
 
 
 def _over_author(region: str) -> Callable[[Result, Mapping[str, Any]], float | None]:
@@ -97,7 +103,8 @@ def rows(results: Sequence[Result], step: int | None = None) -> list[Row]:
             own = _values(quantity, seeds, at)
             theirs = _values(quantity, base, at)
             gaps = [own[seed] - theirs[seed] for seed in own if seed in theirs]
-            means[quantity] = Mean.of(list(own.values())) if own else None
+            low, high = (0.0, 1.0) if quantity.startswith("probe") else (-math.inf, math.inf)
+            means[quantity] = Mean.of(list(own.values())).within(low, high) if own else None
             difference[quantity] = Mean.of(gaps) if gaps and name != BASE else None
         out.append(Row(variant=name, step=at, means=means, difference=difference))
     return out

@@ -134,7 +134,8 @@ def score(
                 engine=engine,
             )
             words = np.full_like(found.log_prob, -np.inf)  # nobody asks where words begin
-            parts.append(scoring.rows(_places(window), replace(found, log_word_start=words)))
+            rows = scoring.rows(_places(window), replace(found, log_word_start=words))
+            parts.append(rows if window.targets is None else rows.filter(pa.array(window.targets.numpy())))
     table = pa.concat_tables(parts)
     scoring.refuse_nan(table, text.documents)
     return table
@@ -142,13 +143,14 @@ def score(
 
 def _places(window: Window) -> dict[str, Any]:
     """Where the scored tokens stand. What they spell is nothing to the gain."""
-    index = np.arange(window.index, window.index + window.scored)
-    nowhere = np.zeros(window.scored, dtype=np.int32)
+    number = len(window.ids) - window.first
+    index = np.arange(window.index, window.index + number)
+    nowhere = np.zeros(number, dtype=np.int32)
     return {
-        "document": np.full(window.scored, window.document),
+        "document": np.full(number, window.document),
         "index": index,
         "token": window.ids[window.first :].numpy(),
-        "piece": [""] * window.scored,
+        "piece": [""] * number,
         "start": nowhere,
         "end": nowhere,
         "context": np.arange(window.first, len(window.ids)),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from accelerate.utils import broadcast_object_list, gather_object  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PreTrainedModel
 
 from snellen.training.amplifiers import Amplifier

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
+from accelerate.utils import extract_model_from_parallel
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
+from snellen.models.body import device_of
 
 
 def bare(model: Any) -> PreTrainedModel:
@@ -58,7 +59,7 @@ def untouched(model: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     wrapped = model.__dict__.pop("forward", None) if "_original_forward" in model.__dict__ else None
     try:
-        with torch.no_grad(), torch.autocast(device_type=model.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device_type=device_of(model).type, enabled=False):
             model.eval()
             yield
     finally:

@@ -60,9 +60,7 @@ def preconditioner_of(optimizer: Any, parameters: Sequence[Tensor], gradients: T
         Another optimiser, a parameter that it does not have, or Adam before its first step with no gradients given.
     """
     optimizer = getattr(optimizer, "optimizer", optimizer)
-    if type(optimizer) not in KNOWN:
-        names = ", ".join(one.__name__ for one in KNOWN)
-        raise Refused(f"optimizer {type(optimizer).__name__}: its preconditioner is not known here; known are {names}")
+    check_known(optimizer)
     groups = {id(one): group for group in optimizer.param_groups for one in group["params"]}
     found = []
     for place, parameter in enumerate(parameters):
@@ -74,6 +72,13 @@ def preconditioner_of(optimizer: Any, parameters: Sequence[Tensor], gradients: T
         gradient = None if gradients is None else gradients[place]
         found.append(rate / _adam_scale(optimizer.state[parameter], group, gradient) if adaptive else rate)
     return found
+
+
+def check_known(optimizer: Any) -> None:
+    """Refuse an optimiser whose preconditioner is not known here."""
+    if type(optimizer) not in KNOWN:
+        names = ", ".join(one.__name__ for one in KNOWN)
+        raise Refused(f"optimizer {type(optimizer).__name__}: its preconditioner is not known here; known are {names}")
 
 
 def _adam_scale(state: dict[str, Any], group: dict[str, Any], gradient: Tensor | None) -> Tensor:
