@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from snellen.cli import main
 from snellen.errors import InputError
 from snellen.models.load import load_model
 from snellen.models.remote import check_remote_weights
@@ -125,3 +126,13 @@ def test_nothing_is_written_where_a_model_is_read(tmp_path):
         check_apart(model, tmp_path / "above" / "other", name="--out")
     check_apart("pocket", tmp_path, name="--out")
     check_apart("gpt2", tmp_path, name="--out")
+
+
+def test_convert_and_exam_leave_a_models_folder_alone(tmp_path, capsys):
+    folder = save(tmp_path / "above" / "m")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for command in (["convert", str(folder), str(folder / "new")], ["exam", str(folder), "--out", str(folder / "run")]):
+        assert main(command) == 2
+        assert "lies inside" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["convert", str(folder), str(folder)]) == 2
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before

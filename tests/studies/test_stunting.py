@@ -154,6 +154,20 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert "is no result of this experiment" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("study", ["stunting", "mesa"])
+def test_a_sweep_writes_into_no_folder_of_others_and_alone(tmp_path, capsys, study):
+    from snellen.cli import main
+    from snellen.results.folders import locked
+
+    (tmp_path / "letter.txt").write_text("dear")
+    assert main(["sweep", study, "--out", str(tmp_path)]) == 2
+    assert "there is 'letter.txt'" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+    with locked(tmp_path / "a"):
+        assert main(["sweep", study, "--out", str(tmp_path / "a")]) == 2
+    assert "is being written by process" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_mean_of_shares_ends_at_one():
     from snellen.studies.stunting.tables import Mean
 

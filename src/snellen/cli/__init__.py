@@ -237,7 +237,7 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if any("\ud800" <= character <= "\udfff" for character in argument):
             name = argument.encode("utf-8", "backslashreplace").decode()
-            raise InputError(f"argument {name!r}: is not UTF-8; rename the file, or write it in UTF-8")
+            raise InputError(f"argument '{name}': is not UTF-8 (surrogates); rename the file, or write it in UTF-8")
 
 
 def _fail(line: str, code: int) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path, PurePosixPath
 from snellen.errors import InputError
 from snellen.results.files import UNREADABLE, opened, read_bytes, read_json, reading
 
-WEIGHTS = "model.safetensors"
 INDEX_ENDS = ".safetensors.index.json"
 INDEX = f"model{INDEX_ENDS}"
 ADAPTER = "adapter_config.json"
