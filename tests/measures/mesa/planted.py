@@ -167,8 +167,12 @@ def others(dim: int) -> dict[str, Ending]:
         "nearest neighbour": partial(average, scores=partial(near, width=0.02), scale=1.0),
         "kernel average": partial(average, scores=partial(near, width=0.5), scale=1.5),
         "softmax attention": partial(average, scores=partial(likeness, width=0.5), scale=1.5),
-        "updates by the error's sign": partial(online, rate=0.1, sign=True),
     }
+
+
+def strangers(dim: int) -> dict[str, Ending]:
+    """Optimisers that are not compared: subgradient descent on the absolute error."""
+    return {"updates by the error's sign": partial(online, rate=0.1, sign=True)}
 
 
 def between(dim: int) -> dict[str, Ending]:

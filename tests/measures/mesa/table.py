@@ -11,8 +11,13 @@ from snellen.results.findings import Finding
 from tests.measures.mesa import planted
 
 SEED = 21
-KINDS = {"an optimiser": planted.optimisers, "none": planted.others, "nearly one": planted.between}
-# Of two numbers each, so many entries that answers do not show them all, or not apart.
+KINDS = {
+    "an optimiser": planted.optimisers,
+    "none": planted.others,
+    "one not compared": planted.strangers,
+    "nearly one": planted.between,
+}
+# Of a few numbers each, so many entries that answers do not show them all, or not apart.
 MANY = ("codebook of 1000", "codebook of 1000, weighed", "codebook of 10000")
 
 

@@ -47,7 +47,8 @@ def look_at(model: Any, setup: Setup, variant: Variant, *, seed: int, looking: L
 def _optimiser(model: Any, setup: Setup, variant: Variant, seed: int, how: Looking) -> dict[str, Any]:
     """Judged at the last position, on sequences with a rule of their own each, also where it was trained with one."""
     comparing = Comparing(
-        tasks=how.compared, fitting=how.compared, lags=setup.lags, resamples=how.resamples, to_data=False
+        tasks=how.compared, fitting=how.compared, recalled=4 * how.compared, lags=setup.lags,
+        resamples=how.resamples, to_data=False,
     )  # fmt: skip
     try:
         finding = optimiser_finding(
