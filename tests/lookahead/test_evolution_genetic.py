@@ -220,7 +220,7 @@ def test_population_files_that_are_none(model, run, tmp_path):
     (tmp_path / "text.json").write_text("It was a dark night")
     with pytest.raises(InputError, match="no population as"):
         read_population(tmp_path / "text.json", model)
-    with pytest.raises(InputError, match="cannot write .*No such file"):
+    with pytest.raises(InputError, match=r"cannot write .*No such file"):
         run.save(tmp_path / "no such folder" / "out.json")
 
 
