@@ -398,7 +398,7 @@ def test_what_is_written_and_read_is_planned_within_the_limit(subject, files):
     found = []
     for limit in (None, 5120):
         request = Request(limit=limit, window=48, context=8)
-        text = work.cut(documents, subject, request)
+        text = work.cut(documents, subject.reading, request)
         task = reading.planned(chosen, text, subject, request)["in-context"]
         cut, _, _ = read._text(task.material)
         assert len(task.passages.items) == cut.a_stretch * len(cut.tokens)  # what `measure` will count again
