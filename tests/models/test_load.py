@@ -450,3 +450,22 @@ def test_an_unreadable_file(tmp_path):
     path.chmod(0)
     with complaint("cannot read the file", "Permission denied"):
         load_model(path)
+
+
+def test_layers_that_the_configuration_does_not_have(tmp_path):
+    model = small.gpt2()
+    model.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["n_layer"] > 1
+    (tmp_path / "config.json").write_text(json.dumps(content | {"n_layer": 1}))
+    with pytest.raises(InputError, match=r"of layers that config\.json does not have, the first"):
+        load_model(tmp_path, tokenizer=small.tokenizer())
+
+
+@pytest.mark.parametrize("wrong", [{"n_head": 0}, {"n_embd": "x"}, {"layer_norm_epsilon": None}])
+def test_a_configuration_of_no_model_is_one_line(wrong, tmp_path):
+    small.gpt2().save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | wrong))
+    with pytest.raises(InputError):
+        load_model(tmp_path, tokenizer=small.tokenizer())

@@ -39,5 +39,7 @@ def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
             raise InputError(f"{name}: is a folder: name a file in it")
         if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
             raise InputError(f"{name}: cannot be written: choose another place, or check its permissions")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{name}: is no file (a device, say), which is not replaced: name a file")
         if path.exists() and not overwrite:
             raise InputError(f"{name}: is there already: choose another name, or replace it with --overwrite")

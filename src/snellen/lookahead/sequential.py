@@ -28,6 +28,8 @@ from snellen.lookahead.engine import Engine
 from snellen.lookahead.race import Draws, with_replacement
 from snellen.lookahead.weighted import WeightedSteps
 
+_MOST = 10_000.0  # beyond any such exponent the weights are 0 or 1 and their logs no numbers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -38,8 +40,8 @@ class Settings:
     resample_below: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (self.alpha >= 0 and math.isfinite(self.alpha)):
-            raise InputError(f"alpha {self.alpha}: particles are led to an exponent that is finite and 0 or more")
+        if not 0 <= self.alpha <= _MOST:
+            raise InputError(f"alpha {self.alpha}: particles are led to an exponent from 0 to {_MOST:g}")
         if self.ramp < 0:
             raise InputError(f"ramp {self.ramp}: must be a number of tokens, 0 or more")
         if not 0 <= self.resample_below <= 1:

@@ -42,6 +42,8 @@ def _names(config: Any) -> list[str]:
 
 
 def _like(value: Any, standing: Any, name: str) -> Any:
+    if "drop" in name and isinstance(standing, float) and isinstance(value, (int, float)) and not 0 <= value < 1:
+        raise InputError(f"model.config.{name} = {value!r}: a share that is dropped lies from 0 to below 1")
     if isinstance(standing, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     numbers = isinstance(standing, float) and isinstance(value, float)

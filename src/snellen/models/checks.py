@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from snellen.errors import InputError
 from snellen.models.body import device_of, embedding_rows
 from snellen.models.weights import Weights
 
+_NUMBER = re.compile(r"\.\d+\.")  # of a layer, in the name of its weights
 _PROBE = 8  # tokens a row in the causality probe
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the logits' range; 2 % in half precision
 
@@ -47,8 +50,9 @@ def check_config(config: Any, source: str) -> None:
         raise InputError(f"model {source!r}: its weights are those of a {others[0]}; {mend}")
 
 
-def check_loading(info: dict[str, Any], source: str) -> None:
-    """Refuse a model some of whose weights were missing, and so are random numbers now.
+def check_loading(info: dict[str, Any], names: Iterable[str], source: str) -> None:
+    """Refuse a model some of whose weights were missing, and so are random numbers now, or some of whose layers were
+    left over: those with names like its own (`names`) but for a number. Other parts may be there, such as an eye.
 
     Raises
     ------
@@ -60,6 +64,13 @@ def check_loading(info: dict[str, Any], source: str) -> None:
         raise InputError(
             f"model {source!r}: {len(missing)} of its parameters are not in the weights, the first is {missing[0]} "
             "(they would be random): the file is incomplete or does not fit config.json"
+        )
+    known = {_NUMBER.sub(".#.", name) for name in names}
+    over = [name for name in sorted(info.get("unexpected_keys") or ()) if _NUMBER.search(name)]
+    if layers := [name for name in over if _NUMBER.sub(".#.", name) in known]:
+        raise InputError(
+            f"model {source!r}: {len(layers)} of its weights are of layers that config.json does not have, the first "
+            f"is {layers[0]}: the two do not fit each other"
         )
 
 

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from snellen.errors import InputError
@@ -22,6 +23,8 @@ LOADING_ERRORS = (
     ImportError,
     AttributeError,
     TypeError,
+    ArithmeticError,  # no heads at all, say
+    StrictDataclassError,  # a configuration whose fields are of other kinds
     SafetensorError,
 )
 

@@ -263,7 +263,7 @@ def read_weights(
                 output_loading_info=True,
                 **extra,
             )
-        checks.check_loading(info, place.source)
+        checks.check_loading(info, model.state_dict().keys(), place.source)
         model = model.to(device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise InputError(_no_room(place.source, device, dtype)) from error

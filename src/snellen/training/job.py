@@ -66,9 +66,12 @@ def _model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel, Any]
     change_config(config, settings.config)
     tokenizer = read_tokenizer(settings.tokenizer or place, settings.trust_remote_code)
     set_seed(seed)
-    with quiet(), asked_for(f"model {settings.source!r} from scratch"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, trust_remote_code=settings.trust_remote_code
-        )
+    try:
+        with quiet(), asked_for(f"model {settings.source!r} from scratch"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=settings.trust_remote_code
+            )
+    except ArithmeticError as error:  # no heads at all, say
+        raise InputError(f"model {settings.source!r} from scratch: its configuration has no model ({error})") from error
     check_changed(model.config, settings.config)
     return model, tokenizer
