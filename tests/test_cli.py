@@ -267,3 +267,20 @@ def test_report_and_convert(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[1:] == ["note: the file says nothing of it"]
     assert got[0][0] == (str(file), tmp_path / "new")
     assert got[0][1]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "exam --horizon 1.5",
+        "exam --widths 1 2.5",
+        "exam --limit 4e2.0",
+        "generate --count 2.5",
+        "organisms --seeds 1.0",
+    ],
+)
+def test_whole_numbers_are_not_rounded(arguments, capsys):
+    assert main(arguments.split()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "must be a whole number" in lines[0]

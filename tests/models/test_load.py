@@ -469,3 +469,11 @@ def test_a_configuration_of_no_model_is_one_line(wrong, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content | wrong))
     with pytest.raises(InputError):
         load_model(tmp_path, tokenizer=small.tokenizer())
+
+
+@pytest.mark.parametrize("content", ['{"eos_token_id": 3, "tempera', "[1, 2]"])
+def test_a_damaged_generation_config_is_not_taken_for_none(content, tmp_path):
+    folder = small.save(tmp_path / "m")
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"generation_config\.json cannot be read"):
+        load_model(folder)

@@ -18,6 +18,7 @@ from snellen.cli.organisms import examine_organisms
 from snellen.cli.sweep import run_study
 from snellen.cli.terminal import forgiving, say
 from snellen.cli.train import train_model
+from snellen.cli.values import exact
 from snellen.errors import InputError, Refused
 from snellen.request import Request
 
@@ -32,7 +33,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` says how to resume
     # `--text essays/*.txt` as a shell gives it; no --no-… and --empty-… twins.
-    default_parameter=Parameter(consume_multiple=True, negative=()),
+    default_parameter=Parameter(consume_multiple=True, negative=(), converter=exact),
 )
 _console: Console | None = None  # of the command that runs: an interruption says what it had done
 

@@ -266,7 +266,11 @@ def _transformers(job: Job, ids: Tensor, *, options: Mapping[str, Any] | None = 
     }
     model = job.subject.model
     whole = {"top_k": 0} if job.samples else {}  # 50 there unless one says otherwise
-    config = only_ids(model, **{**whole, **job.follow, **own, **settings})
+    try:
+        config = only_ids(model, **{**whole, **job.follow, **own, **settings})
+        config.validate()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"generation-config: {' '.join(str(error).split())}") from error
     with aside(model, config):
         return model.generate(
             ids,

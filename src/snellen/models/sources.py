@@ -11,6 +11,7 @@ from typing import Literal
 from snellen.errors import InputError
 from snellen.models.bundled import MASKED, NAME, pocket_folder
 from snellen.models.shards import check_weight_files
+from snellen.results.files import read_json, reading
 from snellen.results.folders import refuse_overlap
 
 Kind = Literal["bundled", "folder", "gguf", "hub", "memory"]
@@ -99,12 +100,17 @@ def check_files(place: Place) -> None:
     Raises
     ------
     InputError
-        Without config.json, without safetensors weights, or with pickled weights only; also as `check_weight_files`.
+        Without config.json, without safetensors weights, or with pickled weights only, with a damaged
+        generation_config.json; also as `check_weight_files`.
     """
     if place.kind not in ("folder", "bundled"):
         return
     folder = Path(place.location)
     check_weight_files(folder, place.source)
+    decoding = folder / "generation_config.json"
+    if decoding.exists():  # transformers takes a damaged one for none
+        with reading(decoding, mend="save the model again, or take the file out"):
+            dict(read_json(decoding)).keys()
     if not (folder / "config.json").is_file():
         mend = "it needs config.json beside the weights, as `save_pretrained` writes it"
         if (folder / "adapter_config.json").is_file():

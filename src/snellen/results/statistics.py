@@ -69,8 +69,8 @@ def units(document: NDArray[np.integer]) -> Units:
         raise Refused(
             f"{len(document)} tokens in {len(starts)} document(s) make {count} blocks of {BLOCK} tokens, and an"
             f" interval needs at least {REFUSED_BELOW}: give more text, or raise --limit (at least"
-            f" {REFUSED_BELOW * BLOCK} scored tokens, more where documents are no multiples of a block; from {PERCENTILE_FROM * BLOCK} the interval is a"
-            " bootstrap)"
+            f" {REFUSED_BELOW * BLOCK} scored tokens, more where documents are no multiples of a block; from"
+            f" {PERCENTILE_FROM * BLOCK} the interval is a bootstrap)"
         )
     pieces = [np.arange(length) * b // length for length, b in zip(stretches, blocks, strict=True)]
     first = np.r_[0, np.cumsum(blocks)[:-1]]
