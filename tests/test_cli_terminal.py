@@ -217,3 +217,11 @@ def test_a_damaged_run_leaves_the_other_commands_alone(tmp_path, capsys):
     assert main(["compare", str(folder), str(tmp_path / "b")]) == 2
     assert "it is not what the run wrote" in capsys.readouterr().err
     assert main(["compare", str(folder), str(folder)]) == 0
+
+
+def test_a_name_makes_no_line_of_its_own(capsys):
+    from snellen.cli.terminal import rich_text, say
+
+    say("po\ncket")
+    assert capsys.readouterr().out == "po⟨LF⟩cket\n"
+    assert rich_text("po\ncket").plain == "po⟨LF⟩cket"

@@ -35,6 +35,11 @@ def shown(text: object) -> str:
     return visible(str(text))
 
 
+def one_line(text: object) -> str:
+    """As `shown`, on one line: what a name holds cannot pass for a line of ours."""
+    return shown(text).replace("\n", "\u27e8LF\u27e9")
+
+
 def written(text: str, stream: IO[str] | None = None) -> str:
     """As it is for a pipe or a file, as `shown` for a terminal."""
     return shown(text) if (stream or sys.stdout).isatty() else text
@@ -42,14 +47,14 @@ def written(text: str, stream: IO[str] | None = None) -> str:
 
 def say(line: object, *, error: bool = False) -> None:
     """A line on standard output, or on standard error."""
-    print(shown(line), file=sys.stderr if error else sys.stdout, flush=error)
+    print(one_line(line), file=sys.stderr if error else sys.stdout, flush=error)
 
 
 def rich_text(text: object, style: str = "") -> Text:
-    """For rich's tables and consoles: as `shown`, and never markup."""
+    """For rich's tables and consoles: as `one_line`, and never markup."""
     from rich.text import Text
 
-    return Text(shown(text), style=style)
+    return Text(one_line(text), style=style)
 
 
 def put_json(content: Any, *, indent: int) -> None:
