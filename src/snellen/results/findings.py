@@ -37,6 +37,7 @@ class Finding:
     settings: Mapping[str, Any]
     reason: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    detectable: Mapping[str, Any] | None = None  # what would have been found, and how surely
 
     def __post_init__(self) -> None:
         if (self.value is None or self.low is None or self.high is None) and not self.reason:

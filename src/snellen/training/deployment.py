@@ -78,7 +78,6 @@ def fitted(
         table = score(model, text, text.windows, beam, seed=seed, memory=memory, engine=engine)
         problem, found = fit(gathered(table, text, beam), beam, alphas=alphas, seed=seed, deployable=True)
     whole = found.fits["lookahead"].whole
-    assert whole is not None
     assert whole.kind != "gated"  # one gate: a gated mix is a linear one, which comes first among equals
     look = watched(problem, found, began)
     used = whole.kind != "none" and sees(look.low, look.placebo_low) is True
@@ -89,7 +88,7 @@ def fitted(
         weight=float(np.unique(whole.weights).item()) if used else 0.0,
         mix=whole.kind if used else "linear",
     )
-    over = problem.estimate(found.fits["lookahead"].held)
+    over = problem.judge.symmetric(found.fits["lookahead"].log_probs - found.fits["naive"].log_probs)
     record = {name: getattr(look, name) for name in ("tokens", "units", "gain", "low", "high", "control", "mix")}
     record |= {name: getattr(look, name) for name in ("naive_loss", "amplified_loss", "control_loss")}
     record |= {"over_model": {"value": over.value, "low": over.low, "high": over.high}}

@@ -69,7 +69,7 @@ class Watching:
     stop
         End the training at an alarm.
     seed
-        Of folds, resamples and particles, the same at every look.
+        Of folds and particles, the same at every look.
     memory, engine
         As in `snellen.lookahead.beam`; they change no number.
     """

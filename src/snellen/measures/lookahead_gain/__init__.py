@@ -8,7 +8,7 @@ definitions, the choices and the experiments behind them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -19,13 +19,13 @@ from snellen.errors import InputError
 from snellen.measures.base import Measure, Measured, Scored
 from snellen.measures.lookahead_gain import apply, tables
 from snellen.measures.lookahead_gain.arms import Survivors
-from snellen.measures.lookahead_gain.curves import Point, Problem, arms_of, horizon_one, point, shared
+from snellen.measures.lookahead_gain.curves import Common, Point, Problem, arms_of, point, shared
 from snellen.measures.lookahead_gain.places import CLASSES, bins, line_bins, memorised, places
 from snellen.measures.lookahead_gain.rows import check, rows_of, take
-from snellen.measures.lookahead_gain.selection import Fit
 from snellen.measures.lookahead_gain.words import word_mode
 from snellen.results import statistics
 from snellen.results.findings import Finding
+from snellen.results.statistics import Units
 
 SPLIT_ENTROPY = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)  # nats
 
@@ -41,7 +41,6 @@ class LookaheadGain(Measure):
     alphas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, math.inf)
     weights: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8, 0.95)
     folds: int = 5
-    resamples: int = 1000
     level: float = 0.95
     memorised_run: int = 20
 
@@ -56,8 +55,6 @@ class LookaheadGain(Measure):
             raise InputError(f"weights = {self.weights}: must lie above 0 and below 1 (0 is always tried)")
         if not 2 <= self.folds <= statistics.REFUSED_BELOW:
             raise InputError(f"folds = {self.folds}: must lie between 2 and {statistics.REFUSED_BELOW}")
-        if self.resamples < 100:
-            raise InputError(f"resamples = {self.resamples}: a percentile needs at least 100")
         if not 0.5 <= self.level < 1:
             raise InputError(f"level = {self.level}: must lie in [0.5, 1)")
         if self.memorised_run < 2:
@@ -72,7 +69,7 @@ class LookaheadGain(Measure):
         excluded = {} if possible.all() else {"the naive probability is zero": int((~possible).sum())}
         judged = take(text, np.flatnonzero(possible))
         where = _where(text, possible, self.memorised_run)
-        problem, kind = self._problem(judged, seed)
+        problem, units = self._problem(judged, seed)
         problem, common = shared(problem)
         points: list[Point] = []
         survivors = None
@@ -88,12 +85,11 @@ class LookaheadGain(Measure):
         scored.tell(len(points) / (fits + 3))
         sampled = _sampled(problem, common)
         scored.tell(fits / (fits + 3))
-        gain, placebo = problem.estimate(full.gain()), problem.estimate(full.gain("placebo"))
+        gain, placebo, seen = full.gain, full.placebo, full.detectable
+        assert placebo is not None
+        assert seen is not None
         columns = _columns(problem, full, survivors) | where
-        said, reading = tables.verdict(gain, placebo)
-        level = float(problem.rows.log_prob.mean())
-        fitted = full.fits["lookahead"].whole
-        assert fitted is not None
+        said, reading = tables.verdict(gain, placebo, seen, limited=units.limited)
         finding = Finding(
             measure=self.name,
             question=self.question,
@@ -105,19 +101,18 @@ class LookaheadGain(Measure):
             n={"tokens": len(judged), "units": problem.rows.units, "documents": len(np.unique(judged.document))},
             excluded=excluded,
             control={
-                "arms": {name: level + problem.estimate(fit.held).value for name, fit in full.fits.items()},
+                "arms": {name: float(fit.log_probs.mean()) for name, fit in full.fits.items()},
                 "best": full.best,
-                "placebo": {"value": placebo.value, "low": placebo.low, "high": placebo.high},
+                "placebo": placebo.as_dict(),
             },
+            detectable=seen.as_dict(),
             verdict=said,
             reading=reading,
-            settings=self._settings(full, seed)
-            | {"fit": tables.plain(fitted, problem.rows) | {"factor": fitted.kind != "none" and fitted.choice == 0}},
-            reason=None if gain.low is not None else "too many resamples are undefined",
+            settings=self._settings(full, seed) | {"fit": tables.record(full.fits["lookahead"].whole, problem.rows)},
             details={
-                "units": {"kind": kind, "interval": problem.resamples.method},
-                "by_horizon": [_by_horizon(problem, p) for p in points if p.width == full.width],
-                "by_width": [_by_width(problem, p) for p in [*points, *sampled] if p.horizon == full.horizon],
+                "units": {"kind": units.kind, "interval": "t"},
+                "by_horizon": [_by_horizon(p) for p in points if p.width == full.width],
+                "by_width": [_by_width(p) for p in [*points, *sampled] if p.horizon == full.horizon],
                 "memorised": self._memorised(problem, full, where["memorised"]),
                 "words": word_mode(problem, full.width),
             },
@@ -127,7 +122,6 @@ class LookaheadGain(Measure):
             "arms": tables.arms_table(problem, [*points, *sampled]),
             "gains": tables.gains_table(problem, [*points, *sampled]),
             "splits": tables.splits_table(problem, gains, _splits(judged, where)),
-            "resamples": tables.resamples_table(problem, gain),
         }
         columns["token_class"] = np.asarray(CLASSES)[columns["token_class"]]
         given = order[possible]
@@ -137,15 +131,12 @@ class LookaheadGain(Measure):
             columns={name: _spread(name, values, given, len(scored)) for name, values in columns.items()},
         )
 
-    def _problem(self, judged: Scored, seed: int) -> tuple[Problem, str]:
+    def _problem(self, judged: Scored, seed: int) -> tuple[Problem, Units]:
         units = statistics.units(judged.document)
         rows = rows_of(judged, units, self.alphas, self.weights)
         fold = statistics.folds(units.count, parts=self.folds, seed=seed)
-        drawn = statistics.resamples(units.count, number=self.resamples, level=self.level, seed=seed)
-        return (
-            Problem.of(judged, rows, fold, drawn, tempered_base=self.base == "tempered", seed=seed),
-            units.kind,
-        )
+        tempered = self.base == "tempered"
+        return Problem.of(judged, rows, fold, level=self.level, tempered_base=tempered, seed=seed), units
 
     def _settings(self, full: Point, seed: int) -> dict[str, Any]:
         plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -169,16 +160,14 @@ class LookaheadGain(Measure):
             unit=problem.fine.unit[rest], gate=problem.fine.gate[rest],
         )  # fmt: skip
         tempered = self.base == "tempered"
-        smaller = Problem.of(scored, fine, problem.fold, problem.resamples, tempered_base=tempered, seed=problem.seed)
+        smaller = Problem.of(scored, fine, problem.fold, level=self.level, tempered_base=tempered, seed=problem.seed)
         survivors = Survivors.of(scored.beams[full.width], scored)
         smaller, common = shared(smaller)
         again = point(smaller, common, survivors, full.width, full.horizon, each_alpha=False)
-        gain = smaller.estimate(again.gain())
-        out |= {"value": gain.value, "low": gain.low, "high": gain.high}
-        return out | {"reason": None if gain.low is not None else "too many resamples are undefined"}
+        return out | again.gain.row() | {"reason": again.gain.reason}
 
 
-def _sampled(problem: Problem, common: Mapping[str, Fit]) -> list[Point]:
+def _sampled(problem: Problem, common: Common) -> list[Point]:
     """The gain at every horizon from sampled completions, if there are any: what no width of a beam cuts off."""
     particles = problem.scored.particles
     if particles is None:
@@ -189,40 +178,28 @@ def _sampled(problem: Problem, common: Mapping[str, Fit]) -> list[Point]:
     return [point(problem, common, survivors, count, depth, each_alpha=False) for depth in depths]
 
 
-def _by_width(problem: Problem, at: Point) -> dict[str, Any]:
+def _by_width(at: Point) -> dict[str, Any]:
     """The full horizon at one width; `particles` of them stand for an infinite one."""
-    gain, scrambled = problem.estimate(at.gain()), problem.estimate(at.gain("placebo"))
+    assert at.placebo is not None
     return {
         "search": at.search,
         "width" if at.search == "beam" else "particles": at.width,
-        "value": gain.value,
-        "low": gain.low,
-        "high": gain.high,
+        **at.gain.row(),
         "best_control": at.best,
         "candidates": at.candidates,
-        "placebo": {"value": scrambled.value, "low": scrambled.low, "high": scrambled.high},
+        "placebo": at.placebo.as_dict(),
     }
 
 
-def _by_horizon(problem: Problem, at: Point) -> dict[str, Any]:
+def _by_horizon(at: Point) -> dict[str, Any]:
     """One row of the eye chart: the gain at a horizon, and what of it the factor alone makes."""
-    gain = problem.estimate(at.gain())
     row: dict[str, Any] = {"horizon": at.horizon, "is": "lookahead" if at.horizon > 1 else "sharpening"}
-    row |= {
-        "value": gain.value,
-        "low": gain.low,
-        "high": gain.high,
-        "best_control": at.best,
-        "candidates": at.candidates,
-    }
-    if at.horizon > 1:
-        fits = at.fits
-        for name, sums in (
-            ("placebo", at.gain("placebo")),
-            ("over_same_candidates", fits["lookahead"].held - fits["same candidates"].held),
-        ):
-            other = problem.estimate(sums)
-            row[name] = {"value": other.value, "low": other.low, "high": other.high}
+    row |= at.gain.row() | {"best_control": at.best, "candidates": at.candidates}
+    for name, other in (("placebo", at.placebo), ("over_same_candidates", at.over_same)):
+        if other is not None:
+            row[name] = other.as_dict()
+    if at.detectable is not None:
+        row["detectable"] = at.detectable.value
     return row
 
 
@@ -231,16 +208,13 @@ def _columns(problem: Problem, full: Point, survivors: Survivors) -> dict[str, N
     rows, fold, text = problem.rows, problem.fold, problem.scored
     arms = arms_of(problem, survivors, full.width, full.horizon)
     mixed, settings = [arms["lookahead"], arms["same candidates"]], full.fits["lookahead"].settings
-    rivals = {"horizon 1": horizon_one(problem), "same candidates": [arms["same candidates"]]}
-    rival = rivals.get(full.best, [])
-    control_rows = problem.fine if full.best == "temperature" else rows
     top = text.top_log_probs.astype(np.float64)
     tokens, probs = apply.most_probable(rows, text.top_tokens, top, mixed, settings, fold)
     return {
         "unit": rows.unit,
         "fold": fold[rows.unit],
-        "lookahead_log_prob": apply.log_probs(rows, mixed, settings, fold),
-        "control_log_prob": apply.log_probs(control_rows, rival, full.fits[full.best].settings, fold),
+        "lookahead_log_prob": full.fits["lookahead"].log_probs,
+        "control_log_prob": full.fits[full.best].log_probs,
         "mix_tokens": tokens,
         "mix_probs": probs,
     }

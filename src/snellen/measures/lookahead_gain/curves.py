@@ -1,9 +1,9 @@
-"""The arms at every width and horizon, fitted and judged on the same resamples, and the gains between them."""
+"""The arms at every width and horizon, fitted and judged on the same folds, and the gains between them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,59 +11,66 @@ from numpy.typing import NDArray
 from snellen.measures.base import Scored
 from snellen.measures.lookahead_gain import apply
 from snellen.measures.lookahead_gain.arms import Candidates, Survivors, most_probable, placebo, without_factor
-from snellen.measures.lookahead_gain.fit import Rows, build, contenders
-from snellen.measures.lookahead_gain.selection import Fallback, Fit, Selection, Setting, finish, select, tempered
-from snellen.results.statistics import Resamples
+from snellen.measures.lookahead_gain.detectable import Detectable, detectable
+from snellen.measures.lookahead_gain.fit import Rows, Table, build, contenders
+from snellen.measures.lookahead_gain.interval import Judge, ceiling
+from snellen.measures.lookahead_gain.selection import Selected, Setting, finish, select, tempered
+from snellen.results.estimates import Estimate
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 CONTROLS = ("naive", "temperature", "horizon 1", "same candidates")
 ARMS = (*CONTROLS, "lookahead", "placebo")
 COARSE = 6  # exponents of the base that every mixing arm may use, beside those that the temperature arm picks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its interval and its value in each resample."""
+class Fit:
+    """An arm, fitted without the units that judge it.
 
-    value: float
-    low: float | None
-    high: float | None
-    replicates: Floats
+    settings: by fold; log_probs: [n] log of the mix at the real token, each row under the setting of its fold; whole:
+    the setting fitted on the whole text, for the record (nothing is judged with it).
+    """
+
+    settings: tuple[Setting, ...]
+    log_probs: Floats
+    whole: Setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The judged rows and how they are resampled. counts: [units, 1 + r], the whole text first."""
+    """The judged rows, and how they are folded and judged."""
 
     scored: Scored
     fine: Rows  # with every exponent: for the arm `temperature`
     rows: Rows  # with the exponents of the mixing arms
     fold: NDArray[np.int8]
-    counts: Floats
-    resamples: Resamples
+    judge: Judge
     temperature: Fit
-    always: NDArray[np.int64]  # those of `rows.tau` that the temperature arm picks: the bases that a mix falls back to
+    always: Ints  # those of `rows.tau` that the temperature arm picks: the bases that a mix falls back to
     seed: int
     nested: bool  # may the mixes build on what `horizon 1` is
     allowed: NDArray[np.bool_] | None = None  # [folds, bases], see `selection.select`
-    fallback: Fallback | None = None
+    fallback: Ints | None = None  # [folds] the base that an arm is where its mix is dropped
 
     @classmethod
     def of(
-        cls, scored: Scored, fine: Rows, fold: NDArray[np.int8], resamples: Resamples, *, tempered_base: bool, seed: int
+        cls, scored: Scored, fine: Rows, fold: NDArray[np.int8], *, level: float, tempered_base: bool, seed: int
     ) -> Problem:
-        counts = np.concatenate([np.ones((fine.units, 1)), resamples.counts], axis=1)
         base = fine.base()
-        temperature = replace(
-            tempered(fine, base, counts, fold),
-            whole=tempered(fine, base, counts[:, :1], np.full(fine.units, -1)).settings[0],
+        settings = tempered(fine, base, fold)
+        picked = np.unique([setting.tau for setting in settings])
+        temperature = Fit(
+            settings=settings,
+            log_probs=apply.log_probs(fine, [], settings, fold),
+            whole=tempered(fine, base, np.full(fine.units, -1))[0],
         )
         one = np.zeros(1, dtype=np.int64)
-        kept = _exponents(fine, temperature.taus) if tempered_base else one
-        always = np.flatnonzero(np.isin(kept, temperature.taus)) if tempered_base else one
+        kept = _exponents(fine, picked) if tempered_base else one
+        always = np.flatnonzero(np.isin(kept, picked)) if tempered_base else one
         rows = replace(fine, tau=fine.tau[kept], log_z=fine.log_z[:, kept])
         return cls(
-            scored=scored, fine=fine, rows=rows, fold=fold, counts=counts, resamples=resamples,
+            scored=scored, fine=fine, rows=rows, fold=fold, judge=Judge.of(fine.unit, fine.units, level),
             temperature=temperature, always=always, seed=seed, nested=tempered_base,
         )  # fmt: skip
 
@@ -72,8 +79,8 @@ class Problem:
 
         So an arm that has nothing to add is equal to that control, and one that has something adds it to the best.
         """
-        best = max(fits, key=lambda name: float(fits[name].held[0]))
-        problem = self._with_sharpened(fits[best]) if best == "horizon 1" else self
+        best = max(fits, key=lambda name: float(fits[name].log_probs.sum()))
+        problem = self._with_sharpened(fits[best].settings) if best == "horizon 1" else self
         bases = []
         for k, setting in enumerate(fits[best].settings):
             if best == "temperature":
@@ -83,12 +90,12 @@ class Problem:
             else:
                 assert problem.allowed is not None
                 bases.append(int(np.flatnonzero(problem.allowed[k])[-1]))
-        return replace(problem, fallback=Fallback(by_fold=fits[best].by_fold, bases=np.asarray(bases)))
+        return replace(problem, fallback=np.asarray(bases))
 
-    def _with_sharpened(self, fit: Fit) -> Problem:
+    def _with_sharpened(self, settings: Sequence[Setting]) -> Problem:
         """The problem whose bases include what `horizon 1` is: in each fold the mix that was fitted without it."""
         arm, found, users = horizon_one(self), list[Setting](), list[list[int]]()
-        for k, setting in enumerate(fit.settings):
+        for k, setting in enumerate(settings):
             if setting.kind == "none":
                 continue
             same = [i for i, other in enumerate(found) if _equal(setting, other)]
@@ -97,48 +104,71 @@ class Problem:
             else:
                 found.append(setting)
                 users.append([k])
-        allowed = np.ones((len(fit.settings), len(self.rows.tau) + len(found)), dtype=bool)
+        allowed = np.ones((len(settings), len(self.rows.tau) + len(found)), dtype=bool)
         for i, folds in enumerate(users):
-            allowed[:, len(self.rows.tau) + i] = np.isin(np.arange(len(fit.settings)), folds)
+            allowed[:, len(self.rows.tau) + i] = np.isin(np.arange(len(settings)), folds)
         bases = tuple(apply.sharpened(self.rows, arm, setting) for setting in found)
         return replace(self, rows=replace(self.rows, sharpened=bases), allowed=allowed)
 
-    @property
-    def tokens(self) -> Floats:
-        """[1 + r] rows in the whole text and in each resample."""
-        total: Floats = self.rows.tokens.sum(axis=0) @ self.counts
-        return total
+    def base_of_units(self) -> Ints:
+        """[units] the base that an arm falls back to where the unit is judged."""
+        bases = np.zeros(int(self.fold.max()) + 1, dtype=np.int64) if self.fallback is None else self.fallback
+        out: Ints = bases[self.fold]
+        return out
 
-    def estimate(self, sums: Floats) -> Estimate:
-        """Sums of log-likelihood, [1 + r] → the mean a token with its interval."""
-        means = sums / self.tokens
-        low, high = self.resamples.interval(float(means[0]), means[1:])
-        return Estimate(value=float(means[0]), low=low, high=high, replicates=means[1:])
-
-    def judge(self, arm: Candidates, subsets: Sequence[Sequence[int]] | None = None) -> list[Judgement]:
-        """An arm cross-fitted on every resample, once for each subset of the exponents α."""
+    def examined(self, arm: Candidates, subsets: Sequence[Sequence[int]] | None = None) -> Examined:
+        """An arm's tables, and its fits without each fold and on the whole text, for each subset of the exponents α."""
         base, table = self.rows.base(), build(self.rows, arm)
         if subsets is None:
             subsets = [range(len(self.rows.alphas))]
         chosen = [np.asarray(subset, dtype=np.int64) for subset in subsets]
         taus = contenders(self.rows, base, table, chosen, self.always)
-        judged = select(self.rows, base, table, self.counts, self.fold, chosen, taus=taus, allowed=self.allowed)
-        nowhere, once = np.full(self.rows.units, -1), self.counts[:, :1]
-        whole = select(self.rows, base, table, once, nowhere, chosen, taus=taus)
-        return [Judgement(judged=one, whole=other) for one, other in zip(judged, whole, strict=True)]
+        nowhere = np.full(self.rows.units, -1)
+        return Examined(
+            problem=self,
+            arm=arm,
+            base=base,
+            table=table,
+            taus=taus,
+            subsets=chosen,
+            folds=select(self.rows, base, table, self.fold, chosen, taus=taus, allowed=self.allowed),
+            whole=select(self.rows, base, table, nowhere, chosen, taus=taus),
+        )
 
-    def fit(self, alternatives: Sequence[Judgement]) -> Fit:
-        """An arm from its alternatives, each of which was judged."""
-        whole = finish([alternative.whole for alternative in alternatives]).settings[0]
-        return replace(finish([alternative.judged for alternative in alternatives], self.fallback), whole=whole)
+    def fit(self, alternatives: Sequence[Examined], which: int = 0, *, drop: bool = True) -> Fit:
+        """An arm from its alternatives, with the `which`-th subset of the exponents."""
+        settings = finish(
+            [one.folds[which] for one in alternatives],
+            None if self.fallback is None else self.fallback.tolist(),
+            drop=drop,
+        )
+        return Fit(
+            settings=settings,
+            log_probs=apply.log_probs(self.rows, [one.arm for one in alternatives], settings, self.fold),
+            whole=finish([one.whole[which] for one in alternatives], drop=drop)[0],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """One alternative of an arm: fitted in each fold and resample, and on the whole text."""
+class Examined:
+    """One alternative of an arm: its tables, and what was selected in [subsets][folds]."""
 
-    judged: Selection
-    whole: Selection
+    problem: Problem = field(repr=False)
+    arm: Candidates
+    base: Floats
+    table: Table
+    taus: Ints
+    subsets: Sequence[Ints]
+    folds: Sequence[Sequence[Selected]]
+    whole: Sequence[Sequence[Selected]]
+
+    def ceiling(self, against: Floats, which: int = 0) -> float:
+        """The most that any fixed setting of it may gain over a control, [units] over naive; nats a token."""
+        problem = self.problem
+        return ceiling(
+            problem.rows, self.base, self.table, self.subsets[which], against, problem.judge.level,
+            taus=self.taus, own=problem.base_of_units(),
+        )  # fmt: skip
 
 
 def _equal(one: Setting, other: Setting) -> bool:
@@ -148,7 +178,7 @@ def _equal(one: Setting, other: Setting) -> bool:
     )
 
 
-def _exponents(fine: Rows, picked: NDArray[np.int64]) -> NDArray[np.int64]:
+def _exponents(fine: Rows, picked: Ints) -> Ints:
     """Indices of the exponents of the mixing arms: 1, some over the whole range, and all that `temperature` picks."""
     logs = np.log(fine.tau)
     coarse = [int(np.abs(logs - at).argmin()) for at in np.linspace(logs.min(), logs.max(), COARSE)]
@@ -179,10 +209,20 @@ def arms_of(problem: Problem, survivors: Survivors, width: int, depth: int) -> d
 
 
 @dataclass(frozen=True, kw_only=True)
+class Common:
+    """The arms that depend on neither width nor horizon; sharpening: what `horizon 1` gains over the simpler two."""
+
+    fits: Mapping[str, Fit]
+    sharpening: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One width and horizon of one search, "beam" or "particles".
 
-    fixed: α → held-out sums of `lookahead` with that α alone; candidates: mean number of first tokens that survive.
+    gain, placebo: over the best control; over_same: of the fitted lookahead over `same candidates`; fixed: α → the
+    gain of `lookahead` with that α alone; candidates: mean number of first tokens that survive; detectable: the gain
+    that would have been found.
 
     At horizon 1 only the first three arms exist and the gain is that of `horizon 1` over naive and temperature.
     """
@@ -190,8 +230,12 @@ class Point:
     width: int
     horizon: int
     fits: Mapping[str, Fit]
-    fixed: Mapping[float, Floats]
+    gain: Estimate
+    placebo: Estimate | None = None
+    over_same: Estimate | None = None
+    fixed: Mapping[float, Estimate]
     candidates: float
+    detectable: Detectable | None = None
     search: str = "beam"
 
     @property
@@ -199,59 +243,70 @@ class Point:
         return CONTROLS if self.horizon > 1 else CONTROLS[:2]
 
     @property
-    def judged(self) -> str:
-        return "lookahead" if self.horizon > 1 else "horizon 1"
-
-    @property
-    def control(self) -> Floats:
-        """[1 + r] the best control of each resample."""
-        best: Floats = np.max([self.fits[name].held for name in self.controls], axis=0)
-        return best
-
-    @property
     def best(self) -> str:
         """The best control on the whole text (the simpler one of equals)."""
-        return max(self.controls, key=lambda name: float(self.fits[name].held[0]))
-
-    def gain(self, name: str | None = None) -> Floats:
-        return self.fits[name or self.judged].held - self.control
+        return max(self.controls, key=lambda name: float(self.fits[name].log_probs.sum()))
 
 
-def shared(problem: Problem) -> tuple[Problem, dict[str, Fit]]:
+def shared(problem: Problem) -> tuple[Problem, Common]:
     """The arms that depend on neither width nor horizon, and the problem in which the others can build on them."""
     temperature = problem.temperature
     bare = replace(temperature.settings[0], tau=0)
-    naive = replace(
-        temperature,
-        by_fold=np.zeros_like(temperature.by_fold),
-        settings=(bare,) * len(temperature.settings),
-        whole=bare,
-    )
-    fits = {
-        "naive": naive,
-        "temperature": temperature,
-        "horizon 1": problem.fit([problem.judge(one)[0] for one in horizon_one(problem)]),
-    }
-    return (problem.on_top_of(fits) if problem.nested else problem), fits
+    naive = Fit(settings=(bare,) * len(temperature.settings), log_probs=problem.rows.log_prob, whole=bare)
+    near = [problem.examined(one) for one in horizon_one(problem)]
+    fits = {"naive": naive, "temperature": temperature, "horizon 1": problem.fit(near)}
+    judge, simple = problem.judge, [naive.log_probs, temperature.log_probs]
+    against = judge.sums(max(simple, key=lambda one: float(one.sum())) - problem.rows.log_prob)
+    upper = max(one.ceiling(against) for one in near)
+    sharpening = judge.estimate(fits["horizon 1"].log_probs, simple, [], upper)
+    return (problem.on_top_of(fits) if problem.nested else problem), Common(fits=fits, sharpening=sharpening)
 
 
 def point(
-    problem: Problem, common: Mapping[str, Fit], survivors: Survivors, width: int, horizon: int, *, each_alpha: bool
+    problem: Problem, common: Common, survivors: Survivors, width: int, horizon: int, *, each_alpha: bool
 ) -> Point:
     """Fit and judge the arms of one width and horizon."""
-    fits = dict(common)
-    fixed: dict[float, Floats] = {}
+    search = "beam" if survivors.log_weights is None else "particles"
     surviving = survivors.lookahead(horizon, problem.rows.alphas[:1]).factors[0] > -np.inf
     candidates = float(surviving.sum(axis=1).mean())
-    if horizon > 1:
-        everything = list(range(len(problem.rows.alphas)))
-        subsets = [everything, *([a] for a in everything if each_alpha)]
-        arms = arms_of(problem, survivors, width, horizon)
-        same = problem.judge(arms["same candidates"], subsets)
-        fits["same candidates"] = problem.fit(same[:1])
-        for name in ("lookahead", "placebo"):
-            own = problem.judge(arms[name], subsets if name == "lookahead" else subsets[:1])
-            fits[name], *rest = (problem.fit(pair) for pair in zip(own, same, strict=False))
-            fixed.update(zip(problem.rows.alphas, (fit.held for fit in rest), strict=False))
-    search = "beam" if survivors.log_weights is None else "particles"
-    return Point(width=width, horizon=horizon, fits=fits, fixed=fixed, candidates=candidates, search=search)
+    if horizon == 1:
+        return Point(
+            width=width, horizon=1, fits=common.fits, gain=common.sharpening, fixed={}, candidates=candidates,
+            search=search,
+        )  # fmt: skip
+    everything = list(range(len(problem.rows.alphas)))
+    subsets = [everything, *([a] for a in everything if each_alpha)]
+    arms = arms_of(problem, survivors, width, horizon)
+    same = problem.examined(arms["same candidates"], subsets)
+    fits = dict(common.fits) | {"same candidates": problem.fit([same])}
+    controls = [fits[name].log_probs for name in CONTROLS]
+    stubborn = [problem.fit([same], drop=False).log_probs]
+    judge = problem.judge
+    against = judge.sums(max(controls, key=lambda one: float(one.sum())) - problem.rows.log_prob)
+    found: dict[str, Estimate] = {}
+    fixed: dict[float, Estimate] = {}
+    same_held = judge.sums(fits["same candidates"].log_probs - problem.rows.log_prob)
+    for name in ("lookahead", "placebo"):
+        own = problem.examined(arms[name], subsets if name == "lookahead" else subsets[:1])
+        for which in range(len(own.subsets)):
+            fit = problem.fit([own, same], which)
+            upper = max(one.ceiling(against, which) for one in (own, same))
+            estimate = judge.estimate(fit.log_probs, controls, stubborn, upper, half=name == "lookahead")
+            if which == 0:
+                fits[name], found[name] = fit, estimate
+                over = judge.estimate(fit.log_probs, controls[-1:], stubborn, own.ceiling(same_held))
+                found[f"{name} over same candidates"] = over
+            else:
+                fixed[problem.rows.alphas[which - 1]] = estimate
+    return Point(
+        width=width,
+        horizon=horizon,
+        fits=fits,
+        gain=found["lookahead"],
+        placebo=found["placebo"],
+        over_same=found["lookahead over same candidates"],
+        fixed=fixed,
+        candidates=candidates,
+        detectable=detectable(problem, arms["lookahead"]),
+        search=search,
+    )

@@ -1,4 +1,4 @@
-"""Tables of log-likelihood by setting and unit: after these, fitting on any resample is a weighted sum and an argmax.
+"""Tables of log-likelihood by setting and unit: after these, fitting on any units is a sum and an argmax.
 
 A *setting* is (base, α, kind of mix, weight); a base is p^τ/Z at one of some exponents τ, or p as one fit of
 `horizon 1` has sharpened it. `build` sums, for each setting and unit, the log-likelihood over that of the base alone;
@@ -184,11 +184,11 @@ def _geometric(power: Floats, weights: Floats, log_q: Floats, hit: Ints) -> Floa
 def contenders(
     rows: Rows, base: Floats, table: Table, subsets: Sequence[NDArray[np.integer]], always: NDArray[np.integer]
 ) -> NDArray[np.int64]:
-    """The bases that can win in any resample: what saves most of the work.
+    """The bases that can win in any fold: what saves most of the work.
 
     On the whole text and for each subset of the α, a base's most flexible mix (gated without any penalty, or
     geometric) is compared with the best penalised one over all bases. It is left out where it loses by more than
-    twelve standard errors of the difference over units for every subset: no resample of the units brings it back.
+    twelve standard errors of the difference over units for every subset: no choice of the units brings it back.
     Sharpened bases, which not every fold may use, stay, and so do those in `always`.
     """
     tokens, once = rows.tokens.sum(axis=0), np.ones(rows.units)

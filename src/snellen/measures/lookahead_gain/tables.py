@@ -10,42 +10,59 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from snellen.measures.lookahead_gain.curves import ARMS, Estimate, Point, Problem
+from snellen.measures.lookahead_gain.curves import ARMS, Point, Problem
+from snellen.measures.lookahead_gain.detectable import Detectable
 from snellen.measures.lookahead_gain.fit import Rows
 from snellen.measures.lookahead_gain.selection import Setting
-from snellen.results.statistics import ratios
+from snellen.results.estimates import Estimate
+from snellen.results.statistics import LIMITED, REFUSED_BELOW, mean
 
 Floats = NDArray[np.float64]
 
 FOUND, NONE, WORSE = "gain found", "no gain found", "lookahead is worse than the control"
+FOUND_HERE = f"{FOUND} {LIMITED}"
 UNTRUSTWORTHY = "placebo gains: not trustworthy"
 _BOTH = (
     "A large gain means that the model does not look ahead itself where that would pay; no gain means that it already"
     " does, or that there is nothing to plan in this text."
 )
+_MODEL = (
+    "A model that is wrong in another way than by its temperature can gain a little without any lookahead in the text."
+)
 
 
-def verdict(gain: Estimate, placebo: Estimate) -> tuple[str, str]:
-    """The verdict, and how to read it."""
+def verdict(gain: Estimate, placebo: Estimate, seen: Detectable, *, limited: bool) -> tuple[str, str]:
+    """The verdict, and how to read it. limited: the units are blocks of few documents."""
     if placebo.low is not None and placebo.low > 0:
         return UNTRUSTWORTHY, (
             "The placebo, whose lookahead is scrambled, gains as well: what the gain shows is not lookahead, and it"
             f" must not be read as such. {_BOTH}"
         )
     if gain.low is not None and gain.low > 0:
-        return FOUND, (
+        few = (
+            " The units are blocks of few documents: the interval says nothing of other documents, whose authors may"
+            " do otherwise."
+            if limited
+            else ""
+        )
+        return FOUND_HERE if limited else FOUND, (
             "Looking ahead predicts this text better than the best sharpening of the model does: here the model does"
-            f" not look that far ahead itself. {_BOTH}"
+            f" not look that far ahead itself.{few} {_MODEL} {_BOTH}"
         )
     if gain.high is not None and gain.high < 0:
         return WORSE, (
-            "Looking ahead predicts this text worse than the best control, which may choose among more tokens: the text"
-            " does not go where the model's own futures are most probable, or the model looks ahead already."
-            f" {_BOTH}"
+            "Looking ahead predicts this text worse than the best control, which may have a temperature that the mixes"
+            f" lack. {_BOTH}"
         )
-    return NONE, (
-        "The interval contains zero: no sign that looking ahead would help this model on this text, which is not the"
-        f" same as a gain of zero. {_BOTH}"
+    return NONE, f"No sign that looking ahead would help this model on this text. {_seen(seen)} {_BOTH}"
+
+
+def _seen(seen: Detectable) -> str:
+    if seen.value is None:
+        return f"Nothing can be concluded from that: {seen.reason}."
+    return (
+        f"What would have been found {seen.power:.0%} of the time is a gain of {seen.value:.4f} nats a token, of an"
+        " author who follows this very lookahead evenly; smaller gains, and gains at few places, may be there unseen."
     )
 
 
@@ -67,17 +84,20 @@ def plain(setting: Setting, rows: Rows) -> dict[str, Any]:
     return out
 
 
+def record(setting: Setting, rows: Rows) -> dict[str, Any]:
+    """What the lookahead was fitted as on the whole text; factor: whether the lookahead is in it at all."""
+    return plain(setting, rows) | {"factor": setting.kind != "none" and setting.choice == 0}
+
+
 def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
-    naive = float(problem.rows.log_prob.mean())
     out = []
     for point in points:
         for name in ARMS:
             if name not in point.fits:
                 continue
-            over = problem.estimate(point.fits[name].held)
-            whole = point.fits[name].whole
-            assert whole is not None
-            fitted = plain(whole, problem.fine if name == "temperature" else problem.rows)
+            fit = point.fits[name]
+            over = problem.judge.symmetric(fit.log_probs - problem.rows.log_prob)
+            fitted = plain(fit.whole, problem.fine if name == "temperature" else problem.rows)
             fitted.pop("weights", None)
             fitted.pop("base", None)
             fitted["alpha"] = math.inf if fitted["alpha"] == "inf" else fitted["alpha"]
@@ -87,10 +107,8 @@ def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
                     "width": point.width,
                     "horizon": point.horizon,
                     "arm": name,
-                    "log_likelihood": naive + over.value,
-                    "gain_over_naive": over.value,
-                    "low": over.low,
-                    "high": over.high,
+                    "log_likelihood": float(fit.log_probs.mean()),
+                    **over.row("gain_over_naive"),
                     **fitted,
                 }
             )
@@ -103,19 +121,13 @@ def gains_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
     n = len(problem.rows.log_prob)
     out = []
     for point in points:
-        gain = problem.estimate(point.gain())
         place = {"search": point.search, "width": point.width, "horizon": point.horizon, "n": n}
-        row: dict[str, Any] = dict(place)
-        row |= {"value": gain.value, "low": gain.low, "high": gain.high, "alpha": None}
-        if "placebo" in point.fits:
-            scrambled = problem.estimate(point.gain("placebo"))
-            row |= {"placebo": scrambled.value, "placebo_low": scrambled.low, "placebo_high": scrambled.high}
+        row: dict[str, Any] = place | {"alpha": None} | point.gain.row()
+        if point.placebo is not None and point.detectable is not None:
+            row |= point.placebo.row("placebo") | {"detectable": point.detectable.value}
         out.append(row)
-        for alpha, held in point.fixed.items():
-            fixed = problem.estimate(held - point.control)
-            row = place | {"alpha": alpha}
-            out.append(row | {"value": fixed.value, "low": fixed.low, "high": fixed.high})
-    numbers = ("alpha", "value", "low", "high", "placebo", "placebo_low", "placebo_high")
+        out += [place | {"alpha": alpha} | fixed.row() for alpha, fixed in point.fixed.items()]
+    numbers = ("alpha", "value", "low", "high", "placebo", "placebo_low", "placebo_high", "detectable")
     first = {"search": pa.string(), "width": pa.int32(), "horizon": pa.int32()}
     return _table(out, first, numbers, {"n": pa.int64()})
 
@@ -126,10 +138,9 @@ def splits_table(
     """Mean gain of each group of rows, with an interval over units; the fits are held fixed.
 
     `gain` is [n], cross-fitted log mix − log control of each row; a split is the group of each row and the groups'
-    names. Groups without a row are left out; groups in fewer than 8 units, or missing from one resample in twenty,
-    have no interval.
+    names. Groups without a row are left out; groups in fewer than 8 units have no interval.
     """
-    rows, counts = problem.rows, problem.resamples.counts
+    rows = problem.rows
     out = []
     for name, (group, names) in splits.items():
         cell = rows.unit * len(names) + group
@@ -138,31 +149,21 @@ def splits_table(
             np.bincount(cell, weights=weights, minlength=rows.units * len(names)).reshape(shape).astype(np.float64)
             for weights in (gain, np.ones_like(gain), rows.log_prob)
         )
-        replicates = ratios(sums, sizes, counts)
         for g, label in enumerate(names):
             n = int(sizes[:, g].sum())
             if not n:
                 continue
             value = float(sums[:, g].sum() / n)
             low, high = None, None
-            if (sizes[:, g] > 0).sum() >= 8:
-                low, high = problem.resamples.interval(value, replicates[g])
+            if (sizes[:, g] > 0).sum() >= REFUSED_BELOW:
+                found = mean(sums[:, g], sizes[:, g])
+                low, high = float(found.low(problem.judge.level)), float(found.high(problem.judge.level))
             out.append(
                 {"split": name, "group": label, "order": g, "n": n, "share": n / len(gain)}
                 | {"value": value, "low": low, "high": high, "naive": float(naive[:, g].sum() / n)}
             )
     first = {"split": pa.string(), "group": pa.string(), "order": pa.int32(), "n": pa.int64()}
     return _table(out, first, ("share", "value", "low", "high", "naive"), {})
-
-
-def resamples_table(problem: Problem, gain: Estimate) -> pa.Table:
-    return pa.table(
-        {
-            "resample": np.arange(len(gain.replicates), dtype=np.int32),
-            "value": gain.replicates,
-            "method": pa.array([problem.resamples.method] * len(gain.replicates)).dictionary_encode(),
-        }
-    )
 
 
 def _table(

@@ -10,12 +10,13 @@ begins a word, what is judged is the distribution over words u given that a word
 
 A survivor that is still inside its first word at the horizon votes for no word: its share of q stays with the naive
 prediction, in all arms alike. Mixing is linear and the base is naive (the normaliser of p(u)^τ over all words is not
-known), with the same grids, penalties, folds and resamples as in token mode.
+known), with the same grids, penalties, folds and intervals as in token mode.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from snellen.lookahead import mixing
 from snellen.measures.base import Beams, Scored
 from snellen.measures.lookahead_gain.curves import Problem
 from snellen.measures.lookahead_gain.fit import Rows, Table
+from snellen.measures.lookahead_gain.interval import Judge, ceiling
 from snellen.measures.lookahead_gain.places import follows
-from snellen.measures.lookahead_gain.selection import finish, select
+from snellen.measures.lookahead_gain.selection import Setting, finish, select
+from snellen.results.estimates import Estimate
 from snellen.results.statistics import REFUSED_BELOW
 
 Floats = NDArray[np.float64]
@@ -121,36 +124,79 @@ def word_mode(problem: Problem, width: int) -> dict[str, Any]:
     )  # fmt: skip
     inside = np.where(root == np.arange(root.shape[1]), 0.0, -np.inf)
     source = mixing.permuted(inside, np.random.default_rng([problem.seed, 4, width]))
-    tables: dict[str, list[Floats]] = {name: [] for name in ("same words", "lookahead", "placebo")}
-    for alpha in rows.alphas:
-        for name, own in factors(first, root, total, alpha, source).items():
-            tables[name].append(table(simple, naive, first, own, root == -1, hit, alpha))
-    base = np.zeros((1, rows.units))
-    none = np.zeros((1, 0, len(rows.weights), rows.units))
-    everything = [np.arange(len(rows.alphas))]
-    held = {"naive": np.zeros(problem.counts.shape[1])}
-    for name, by_alpha in tables.items():
-        stacked = Table(linear=np.stack(by_alpha)[None, :, :, None], geometric=none)
-        held[name] = finish([select(simple, base, stacked, problem.counts, problem.fold, everything)[0]]).held
-    count = simple.tokens.sum(axis=0) @ problem.counts
-    control = np.maximum(held["naive"], held["same words"])
-    out = {}
-    for name in ("lookahead", "placebo"):
-        means = np.where(count > 0, (held[name] - control) / np.where(count > 0, count, 1.0), np.nan)
-        low, high = problem.resamples.interval(float(means[0]), means[1:])
-        out[name] = {"value": float(means[0]), "low": low, "high": high}
-    level = float(naive.mean())
-    result |= out["lookahead"] | {
+    by_alpha = [factors(first, root, total, alpha, source) for alpha in rows.alphas]
+    arms = {
+        name: _Arm(rows=simple, first=first, factors=[own[name] for own in by_alpha], open_=root == -1, hit=hit)
+        for name in ("same words", "lookahead", "placebo")
+    }
+    found, best, held = _judged(arms, problem)
+    result |= found["lookahead"].as_dict() | {
         "control": {
-            "arms": {name: level + float(sums[0] / count[0]) for name, sums in held.items()},
-            "best": max(("naive", "same words"), key=lambda name: float(held[name][0])),
-            "placebo": out["placebo"],
+            "arms": {name: float(naive.mean() + over.mean()) for name, over in held.items()},
+            "best": best,
+            "placebo": found["placebo"].as_dict(),
         },
         "among_candidates": float((hit >= 0).mean()),
     }
-    if result["low"] is None:
-        result["reason"] = "too many resamples hold no word"
     return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """One arm at every α. factors: [alphas] of [n, width]; open_: survivors inside their first word."""
+
+    rows: Rows
+    first: Floats
+    factors: list[Floats]
+    open_: NDArray[np.bool_]
+    hit: Ints
+
+    def over(self, alpha: int, weights: Floats) -> Floats:
+        """[weights, n] log of mix over naive at the real word."""
+        rows = self.rows
+        return over_naive(
+            rows.log_prob, self.first, self.factors[alpha], self.open_, self.hit, rows.alphas[alpha], weights
+        )
+
+    def table(self) -> Table:
+        rows = self.rows
+        sums = [
+            [np.bincount(rows.unit, weights=row, minlength=rows.units) for row in self.over(a, rows.weights)]
+            for a in range(len(rows.alphas))
+        ]
+        none = np.zeros((1, 0, len(rows.weights), rows.units))
+        return Table(linear=np.asarray(sums)[None, :, :, None], geometric=none)
+
+    def held(self, settings: Sequence[Setting], fold: NDArray[np.integer]) -> Floats:
+        """[n] log of mix over naive, each row under the setting of its fold."""
+        out = np.zeros(len(self.rows.log_prob))
+        for k, setting in enumerate(settings):
+            if setting.kind != "none":
+                mine = fold[self.rows.unit] == k
+                out[mine] = self.over(setting.alpha, setting.weights[:1])[0, mine]
+        return out
+
+
+def _judged(arms: Mapping[str, _Arm], problem: Problem) -> tuple[dict[str, Estimate], str, dict[str, Floats]]:
+    """Gain and placebo over the best control, which that is, and [n] of each arm over naive."""
+    rows = arms["lookahead"].rows
+    judge = Judge.of(rows.unit, rows.units, problem.judge.level)
+    base, everything = np.zeros((1, rows.units)), np.arange(len(rows.alphas))
+    tables = {name: arm.table() for name, arm in arms.items()}
+    selected = {name: select(rows, base, one, problem.fold, [everything])[0] for name, one in tables.items()}
+    held = {"naive": np.zeros(len(rows.log_prob))}
+    held |= {name: arm.held(finish([selected[name]]), problem.fold) for name, arm in arms.items()}
+    stubborn = arms["same words"].held(finish([selected["same words"]], drop=False), problem.fold)
+    controls = {name: held[name] for name in ("naive", "same words")}
+    best = max(controls, key=lambda name: float(controls[name].sum()))
+    against, one = judge.sums(controls[best]), np.zeros(1, dtype=np.int64)
+    found = {}
+    for name in ("lookahead", "placebo"):
+        upper = max(
+            ceiling(rows, base, tables[own], everything, against, judge.level, taus=one) for own in (name, "same words")
+        )
+        found[name] = judge.estimate(held[name], controls.values(), [stubborn], upper, half=name == "lookahead")
+    return found, best, held
 
 
 def factors(first: Floats, root: Ints, total: Floats, alpha: float, source: Ints) -> dict[str, Floats]:
@@ -165,15 +211,15 @@ def factors(first: Floats, root: Ints, total: Floats, alpha: float, source: Ints
     return {name: np.where(root == -1, 0.0, own) for name, own in arms.items()}
 
 
-def table(
-    rows: Rows, naive: Floats, first: Floats, factor: Floats, open_: NDArray[np.bool_], hit: Ints, alpha: float
+def over_naive(
+    naive: Floats, first: Floats, factor: Floats, open_: NDArray[np.bool_], hit: Ints, alpha: float, weights: Floats
 ) -> Floats:
-    """[weights, units] summed log of (1 − w + w·r) + w q/p, r the share of q that votes for no word."""
+    """[weights, n] log of (1 − w + w·r) + w q/p, r the share of q that votes for no word."""
     log_q = mixing.log_power(first, factor, alpha)
     some = (factor > -np.inf).any(axis=1)
     share = np.where(some, np.where(open_, np.exp(log_q), 0.0).sum(axis=1), 1.0)
     at = np.maximum(hit, 0)[:, None]
     ratio = np.where(hit >= 0, np.exp(np.take_along_axis(log_q, at, axis=1)[:, 0] - naive), 0.0)
-    w = rows.weights[:, None]
-    over = np.log((1 - w) + w * share + w * ratio)
-    return np.stack([np.bincount(rows.unit, weights=row, minlength=rows.units) for row in over])
+    w = weights[:, None]
+    over: Floats = np.log((1 - w) + w * share + w * ratio)
+    return over

@@ -1,7 +1,7 @@
 """The lookahead gain of a model on held-out text: that of `snellen exam`, at the one width and horizon that is watched.
 
 The measure itself answers many questions of a text; of these a monitor asks one, at a third of the time. It is the
-same number: same arms, folds, resamples (a test holds the two together).
+same number: same arms, folds, intervals (a test holds the two together).
 
 All arms have the amplifier's exponent α alone, lookahead and controls, so that none has a freedom that the other
 lacks. A monitor is an instrument that is read again and again: with an α fitted anew at each look, a movement between
@@ -25,7 +25,7 @@ from snellen.lookahead.beam_search import score_window
 from snellen.measures.base import Scored
 from snellen.measures.lookahead_gain import LookaheadGain
 from snellen.measures.lookahead_gain.arms import Survivors
-from snellen.measures.lookahead_gain.curves import Estimate, Point, Problem, point, shared
+from snellen.measures.lookahead_gain.curves import Point, Problem, point, shared
 from snellen.measures.lookahead_gain.rows import check, rows_of, take
 from snellen.measures.lookahead_gain.tables import plain
 from snellen.results import statistics
@@ -41,9 +41,9 @@ _BESIDE = 1  # width of the beam that the measure wants beside particles; nothin
 class Watched:
     """What one look found. Nats per token; every arm cross-fitted, so that losses are held out twice.
 
-    gain: `control_loss` − `amplified_loss`; its interval and the placebo's are over units of text, with everything
-    refitted in each resample (None: too many resamples are undefined). control: which of the four controls is the
-    best. mix: lookahead as fitted on the whole text (kind, alpha, weight, temperature), for the record.
+    gain: `control_loss` − `amplified_loss`; its interval and the placebo's are over units of text. control: which of the
+    four controls is the best. mix: lookahead as fitted on the whole text (kind, alpha, weight, temperature), for the
+    record.
     """
 
     gain: float
@@ -202,7 +202,7 @@ def fit(
         judged,
         rows,
         statistics.folds(units.count, parts=settings.folds, seed=seed),
-        statistics.resamples(units.count, number=settings.resamples, level=settings.level, seed=seed),
+        level=settings.level,
         tempered_base=settings.base == "tempered",
         seed=seed,
     )
@@ -215,14 +215,13 @@ def fit(
 
 def watched(problem: Problem, found: Point, began: float) -> Watched:
     """What a fit found, in numbers."""
-    gain, placebo = problem.estimate(found.gain()), problem.estimate(found.gain("placebo"))
-    naive = -float(problem.rows.log_prob.mean())
-    whole = found.fits["lookahead"].whole
-    assert whole is not None
+    gain, placebo = found.gain, found.placebo
+    assert gain.value is not None
+    assert placebo is not None
+    assert placebo.value is not None
 
     def loss(name: str) -> float:
-        over: Estimate = problem.estimate(found.fits[name].held)
-        return naive - over.value
+        return -float(found.fits[name].log_probs.mean())
 
     return Watched(
         gain=gain.value,
@@ -231,11 +230,11 @@ def watched(problem: Problem, found: Point, began: float) -> Watched:
         placebo=placebo.value,
         placebo_low=placebo.low,
         placebo_high=placebo.high,
-        naive_loss=naive,
+        naive_loss=loss("naive"),
         amplified_loss=loss("lookahead"),
         control_loss=loss(found.best),
         control=found.best,
-        mix=plain(whole, problem.rows),
+        mix=plain(found.fits["lookahead"].whole, problem.rows),
         tokens=len(problem.scored),
         units=problem.rows.units,
         seconds=time.monotonic() - began,

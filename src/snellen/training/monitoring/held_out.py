@@ -44,7 +44,7 @@ class Window:
 class HeldOut:
     """A systematic sample of held-out text.
 
-    horizon: how deep every position can be searched; units: what intervals resample, documents or blocks.
+    horizon: how deep every position can be searched; units: of the intervals, documents or blocks.
     """
 
     windows: Sequence[Window]
