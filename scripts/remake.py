@@ -25,11 +25,11 @@ def main(names: list[str]) -> int:
         before, after = page.text(), page.remade()
         if after != before:
             page.file.write_text(after, encoding="utf-8")
-        unsaid = page.unsaid()
+        found = page.wrong()
         print(f"{page.path}: {'written anew' if after != before else 'as it was'}")
-        for fragment in unsaid:
-            print(f"    does not say: {fragment}")
-        wrong += len(unsaid)
+        for line in found:
+            print(f"    {line}")
+        wrong += len(found)
     return int(wrong > 0)
 
 

@@ -38,7 +38,7 @@ def test_tables_are_made_again(page: ModuleType, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sentences_say_what_the_records_have(page: ModuleType, name: str) -> None:
-    assert page.pages()[name].unsaid() == []
+    assert page.pages()[name].wrong() == []
 
 
 def test_every_made_block_has_a_maker(page: ModuleType) -> None:
@@ -77,13 +77,14 @@ def test_a_sentence_with_another_number_is_noticed(
     page: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changed(page, tmp_path, "it is .1846\nof them", monkeypatch)
-    assert page.Page(path="page.md", said=lambda: ["is .1847 of", "it is .1846 of them"]).unsaid() == ["is .1847 of"]
+    one = page.Page(path="page.md", said=lambda: ["is .1847 of", "it is .1846 of them"], faults=lambda: ["late"])
+    assert one.wrong() == ["does not say: is .1847 of", "late"]
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "signed", "text"),
     [(0.18466, 4, False, ".1847"), (-0.5, 1, False, "−.5"), (1.25, 2, True, "+1.25"), (-0.0004, 3, True, ".000"),
-     (-12.6, 0, False, "−13"), (0.2, 0, False, "0")],
+     (-12.6, 0, False, "−13"), (0.2, 0, False, "0"), (0.485, 2, False, ".49")],
 )  # fmt: skip
 def test_numbers_of_sentences(page: ModuleType, value: float, digits: int, signed: bool, text: str) -> None:
     assert page.short(value, digits, signed=signed) == text

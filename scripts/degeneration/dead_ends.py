@@ -113,7 +113,9 @@ def main() -> None:
     for name in ORGANISMS:
         print(name, flush=True)
         rows += examine(name, given.seeds, given.prompts)
-    given.out.write_text(json.dumps({"prompts": given.prompts, "seeds": given.seeds, "rows": rows}, indent=1, ensure_ascii=False))
+    given.out.write_text(
+        json.dumps({"prompts": given.prompts, "seeds": given.seeds, "rows": rows}, indent=1, ensure_ascii=False)
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def said() -> Iterator[str]:
     yield f"Its texts are {bracketed('genetic', 'masked')} nats a token above sampled ones"
     yield f"about {mean('genetic', 'masked') - mean('human', 'masked'):.0f} above the real text"
     yield f"`pocket`'s own samples (+{bracketed('genetic', 'causal')})"
-    yield f"in random order, is {-mean('masked, written once', 'causal') + mean('pocket, sampling', 'causal'):.1f} below"
+    yield (
+        f"in random order, is {-mean('masked, written once', 'causal') + mean('pocket, sampling', 'causal'):.1f} below"
+    )
     generations = [record["note"]["generations"] for record in by["genetic"]]
     yield f"{min(generations)} or {max(generations)} generations did that"
     far, near = mean("pocket, sampling", "distance"), mean("genetic", "distance")
@@ -60,7 +62,10 @@ def said() -> Iterator[str]:
     yield f"{benchmark.PASSES:,} rows are {min(steps)} to {max(steps)} steps of {benchmark.TEXTS} chains"
     assert {note["r_hat"] for note in chains} == {None}
     yield f"accepted at {short(min(accepted), 2)} to {short(max(accepted), 2)}"
-    yield f"{mean('pocket, sampling', 'causal') - mean('metropolis, T = 1', 'causal'):.1f} nats below sampling under `pocket`"
+    yield (
+        f"{mean('pocket, sampling', 'causal') - mean('metropolis, T = 1', 'causal'):.1f} nats below sampling under "
+        "`pocket`"
+    )
     yield f"(−{-mean('metropolis, T = 1', 'masked'):.2f} against −{-mean('human', 'masked'):.2f})"
     without = {record["document"]: record for record in by["genetic, no repetition term"]}
     for measure in ("causal", "masked"):

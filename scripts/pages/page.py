@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +20,15 @@ _BLOCK = re.compile(r"(<!-- made: ([\w-]+) -->\n)(.*?)(<!-- /made -->)", re.S)
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """path: below the repository's root; blocks: by name, what makes each; said: fragments of the page's sentences, with
-    the numbers that the records have. A fragment is looked for in the page without regard to line breaks.
+    """path: below the repository's root; blocks: by name, what makes each; said: fragments of the page's sentences,
+    with the numbers that the records have; faults: what else is wrong with it. A fragment is looked for without regard
+    to line breaks.
     """
 
     path: str
     blocks: Mapping[str, Callable[[], str]] = field(default_factory=dict)
     said: Callable[[], Iterable[str]] = tuple
+    faults: Callable[[], Iterable[str]] = tuple
 
     @property
     def file(self) -> Path:
@@ -48,10 +51,11 @@ class Page:
             raise ValueError(f"{self.path}: has the blocks {named}, its module makes {sorted(self.blocks)}")
         return _BLOCK.sub(lambda match: f"{match[1]}{self.blocks[match[2]]().strip()}\n{match[4]}", text)
 
-    def unsaid(self) -> list[str]:
-        """The fragments that the page does not have: it states another number, or another sentence."""
+    def wrong(self) -> list[str]:
+        """The fragments that the page does not have, since it states another number or sentence; and the faults."""
         text = one_line(self.text())
-        return [fragment for fragment in self.said() if one_line(fragment) not in text]
+        missing = [f"does not say: {fragment}" for fragment in self.said() if one_line(fragment) not in text]
+        return [*missing, *self.faults()]
 
 
 def one_line(text: str) -> str:
@@ -70,14 +74,17 @@ def script(path: str) -> ModuleType:
     name = f"_script_{re.sub(r'[^a-z]', '_', path)}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, ROOT / path)
-        assert spec is not None and spec.loader is not None, path
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
 
 
 def rows(text: str, after: str) -> list[dict[str, str]]:
-    """The first table behind `after` (a heading or a mark), a dictionary of its cells for each row."""
+    """The first table behind `after` (a heading or a mark), a dictionary of its cells for each row. A second column of
+    a name is `name, again`.
+    """
     assert text.count(after) == 1, f"{after!r} stands there {text.count(after)} times"
     lines: list[str] = []
     for line in text.split(after)[1].splitlines():
@@ -86,17 +93,35 @@ def rows(text: str, after: str) -> list[dict[str, str]]:
         elif lines:
             break
     split = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
-    split = [cells if line.rstrip().endswith("|") else cells for line, cells in zip(lines, split, strict=True)]
-    return [dict(zip(split[0], cells, strict=True)) for cells in split[2:]]
+    head: list[str] = []
+    for name in split[0]:
+        head.append(f"{name}, again" if name in head else name)
+    return [dict(zip(head, cells, strict=True)) for cells in split[2:]]
 
 
 def numbers(cell: str) -> list[float]:
     """All numbers of a cell: `+0.10 [-0.2, 0.4]` has three."""
-    return [float(found.replace(",", "").replace("−", "-")) for found in re.findall(r"[-−+]?[\d,]*\.?\d+(?:e[-+]?\d+)?", cell)]
+    return [
+        float(found.replace(",", "").replace("−", "-"))
+        for found in re.findall(r"[-−+]?[\d,]*\.?\d+(?:e[-+]?\d+)?", cell)
+    ]
+
+
+def by(found: Iterable[Mapping[str, str]], column: str) -> dict[str, Mapping[str, str]]:
+    return {row[column].strip("`"): row for row in found}
 
 
 def short(value: float, digits: int, *, signed: bool = False) -> str:
-    """As sentences have it: no zero before the point, a true minus sign."""
-    text = f"{abs(value):.{digits}f}".removeprefix("0") if digits else f"{abs(value):.0f}"
+    """As sentences have it: no zero before the point, a true minus sign; rounded as one rounds what is written down."""
+    rounded = Decimal(repr(abs(value))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    text = f"{rounded}".removeprefix("0") if digits else f"{rounded}"
     zero = not text.strip("0.")
     return f"{'' if zero else '−' if value < 0 else '+' if signed else ''}{text}"
+
+
+def cell(text: str, digits: int, *, interval: bool = False) -> str:
+    """The number of a table's cell as a sentence has it, with its interval if that is wanted."""
+    value, *ends = numbers(text)
+    if not interval:
+        return short(value, digits)
+    return f"{short(value, digits)} [{short(ends[0], digits)}, {short(ends[1], digits)}]"
