@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_every_made_block_has_a_maker(page: ModuleType) -> None:
     made = {
         str(path.relative_to(ROOT))
         for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-        if "<!-- made:" in path.read_text(encoding="utf-8")
+        if re.search(r"^<!-- made: ", path.read_text(encoding="utf-8"), re.M)
     }
     assert made <= {one.path for one in page.pages().values() if one.blocks}
 

@@ -19,7 +19,8 @@ LEAST_UNITS = 1000.0
 # and what a solve for each position in float32 has.
 LEAST_IN_SINGLE = 4e-3
 # And where gradients are asked for, in float64: they are differences of what is solved twice. Above it ten searches
-# found none more than 4e-4 off of what they say of the loss, at 1e-11 they could be anything (`benchmarks/mesa_bound.py`).
+# found none off by more than 4e-4 of what they say of the loss, at 1e-11 they could be anything
+# (`benchmarks/mesa_bound.py`).
 LEAST_FOR_GRADIENTS = 1e-9
 
 
