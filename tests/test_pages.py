@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -95,3 +96,61 @@ def test_tables_and_their_numbers_are_read(page: ModuleType) -> None:
     text = "## one\n\n| a | b |\n|---|---:|\n| x | −1,200 [-.5, 3e-06] |\n| y |  |\n\n| c |\n"
     assert page.rows(text, "## one") == [{"a": "x", "b": "−1,200 [-.5, 3e-06]"}, {"a": "y", "b": ""}]
     assert page.numbers("−1,200 [-.5, 3e-06]") == [-1200, -0.5, 3e-6]
+
+
+def test_the_floors_of_the_tasks_are_what_a_command_prints(page: ModuleType) -> None:
+    """docs/mesa.md names the command; the last digit may differ with the processor."""
+    from snellen.organisms.tasks import table
+
+    text = (ROOT / "docs" / "mesa.md").read_text(encoding="utf-8")
+    written = page.rows(text, "**Floors.**")
+    found = page.rows(f"again\n{table()}\n", "again")
+    assert [row["task"] for row in written] == [row["task"] for row in found]
+    for old, new in zip(written, found, strict=True):
+        for column in ("floor", "best", "nothing", "repeat"):
+            assert page.numbers(old[column]) == pytest.approx(page.numbers(new[column]), rel=2e-3, abs=1e-6), old
+
+
+def test_the_loss_beside_the_weights_is_that_of_the_weights(page: ModuleType) -> None:
+    """Of one document, the shortest; docs/pocket.md is made from the record of all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    evaluate = page.script("scripts/pocket/evaluate.py")
+    model = AutoModelForCausalLM.from_pretrained(evaluate.POCKET, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(evaluate.POCKET)
+    name = "scripture-jonah"
+    found = evaluate.document_loss(model, tokenizer, evaluate.held_out_documents()[name])
+    recorded = json.loads((evaluate.POCKET / "provenance.json").read_text())["held-out loss"][name]
+    assert (found.bytes, found.tokens) == (recorded["bytes"], recorded["tokens"])
+    assert found.nats_per_token == pytest.approx(recorded["nats per token"], abs=1e-4)
+    assert found.bits_per_byte == pytest.approx(recorded["bits per byte"], abs=1e-4)
+
+
+def test_an_outcome_of_the_organisms_becomes_their_table(page: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged is the largest width; the gain at its full horizon, shorter ones by what is furthest from 0."""
+    from snellen.studies.examinations import Examination
+    from snellen.studies.organisms import Estimate, Point, SeedResult, as_dict, judge
+
+    def point(width: int, horizon: int, gain: float) -> Point:
+        ends = Estimate(value=gain, low=gain - 0.02, high=gain + 0.02)
+        return Point(width=width, horizon=horizon, gain=ends, placebo=Estimate(value=-0.001, low=-0.002, high=0.001))
+
+    one = Examination(
+        name="planner", says="…", organism="planner", expects="gain", widths=(3, 96), horizon=3, judged_on={}
+    )
+    seeds = [
+        SeedResult(
+            examination="planner", seed=seed, losses={}, training={}, seconds=1.0,
+            points=[point(3, 2, 0.0), point(3, 3, 0.3), point(96, 2, -0.004), point(96, 3, gain)],
+        )
+        for seed, gain in enumerate((0.938, 0.903, 0.898))
+    ]  # fmt: skip
+    page.pages()
+    module = sys.modules["pages.organisms"]
+    outcome = json.loads(json.dumps({"rows": [as_dict(judge(one, seeds))]}))
+    monkeypatch.setattr(module, "_outcome", lambda: outcome)
+    room = f"{one.room:.2f}".removeprefix("0")
+    assert module.table().splitlines()[2] == (
+        f"| planner | **+.913** [.901, .925] | .938 .903 .898 | [.859, .967] | {room} | −.004 | W = 3: +.30 | −.001 |"
+    )
