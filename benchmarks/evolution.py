@@ -6,7 +6,8 @@
 
 Each held-out document of `pocket` gives one prompt of 8 tokens, after its middle; every method writes 16 more. The two
 models share a vocabulary, so both score the same token ids. Both searches get the same budget of rows a prompt. A
-prompt is the unit: means are over its texts, intervals over prompts (percentile bootstrap).
+prompt is the unit: means are over its texts, intervals over prompts (Student's, 95 %). The tables have the prompts
+that every method of the file was run on, so that all rows are about the same ones.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COMMON: dict[str, Any] = {"length": LENGTH, "passes": PASSES}
 GENETIC: dict[str, Any] = {**COMMON, "slack": 0.0, "population": 16, "islands": 2, "generations": 10_000}
 METROPOLIS: dict[str, Any] = {**COMMON, "population": TEXTS, "steps": 10_000, "thin": 10}
 MEASURES = ("causal", "masked", "repetition", "distinct_2", "distance", "token_passes", "seconds")
+SHARES = ("repetition", "distinct_2", "distance")
 
 
 @dataclass
@@ -205,41 +207,71 @@ def loops() -> None:
     )
 
 
-def interval(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return f"{values.mean():.3f}"
-    found = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
+def interval(values: np.ndarray, *, share: bool = False) -> str:
+    """A mean with Student's interval, which ends at 0 and 1 for shares; none for one prompt, or where all are alike."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return f"{values.mean():g}"
     if abs(values.mean()) >= 100:
         return f"{values.mean():,.0f}"
+    reach = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    low, high = values.mean() - reach, values.mean() + reach
+    if share:
+        low, high = max(low, 0.0), min(high, 1.0)
     return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
 
 
-def tables(path: Path) -> None:
-    records = read(path)
-    shown = [method for method in METHODS if any(record["method"] == method for record in records)]
-    print("| method | prompts | " + " | ".join(MEASURES) + " |")
-    print("|---|---:|" + "---:|" * len(MEASURES))
-    for method in shown:
+def complete(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the prompts that every method was run on: one that was begun would stand in some rows alone."""
+    methods = {record["method"] for record in records}
+    done = {name: {r["method"] for r in records if r["document"] == name} for name in {r["document"] for r in records}}
+    return [record for record in records if done[record["document"]] == methods]
+
+
+def in_order(records: Sequence[dict[str, Any]]) -> list[str]:
+    return [method for method in METHODS if any(record["method"] == method for record in records)]
+
+
+def means(records: Sequence[dict[str, Any]]) -> str:
+    """Every measure of every method."""
+    lines = ["| method | prompts | " + " | ".join(MEASURES) + " |", "|---|---:|" + "---:|" * len(MEASURES)]
+    for method in in_order(records):
         mine = [record for record in records if record["method"] == method]
         columns = []
         for measure in MEASURES:
             values = np.array([record[measure] for record in mine if record[measure] is not None])
-            columns.append(interval(values) if len(values) else "")
-        print(f"| {method} | {len(mine)} | " + " | ".join(columns) + " |")
-    print("\nDifference from `pocket, sampling`, paired by prompt:\n")
-    print("| method | prompts | causal | masked | distance |\n|---|---:|---:|---:|---:|")
-    base = {record["document"]: record for record in records if record["method"] == "pocket, sampling"}
-    for method in shown:
-        mine = [r for r in records if r["method"] == method and r["document"] in base and method != "pocket, sampling"]
+            columns.append(interval(values, share=measure in SHARES) if len(values) else "")
+        lines.append(f"| {method} | {len(mine)} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def differences(records: Sequence[dict[str, Any]], base: str = "pocket, sampling") -> str:
+    """From `base`, paired by prompt."""
+    lines = ["| method | prompts | causal | masked | distance |", "|---|---:|---:|---:|---:|"]
+    theirs = {record["document"]: record for record in records if record["method"] == base}
+    for method in in_order(records):
+        mine = [r for r in records if r["method"] == method and r["document"] in theirs and method != base]
         if not mine:
             continue
         columns = []
         for measure in ("causal", "masked", "distance"):
-            both = [(r[measure], base[r["document"]][measure]) for r in mine]
-            values = np.array([a - b for a, b in both if a is not None and b is not None])
+            values = np.array(difference(mine, theirs, measure))
             columns.append(interval(values) if len(values) else "")
-        print(f"| {method} | {len(mine)} | " + " | ".join(columns) + " |")
+        lines.append(f"| {method} | {len(mine)} | " + " | ".join(columns) + " |")
+    return "\n".join(lines)
+
+
+def difference(mine: Sequence[dict[str, Any]], theirs: dict[str, dict[str, Any]], measure: str) -> list[float]:
+    both = [(record[measure], theirs[record["document"]][measure]) for record in mine]
+    return [a - b for a, b in both if a is not None and b is not None]
+
+
+def tables(path: Path) -> None:
+    records = complete(read(path))
+    begun = {record["document"] for record in read(path)} - {record["document"] for record in records}
+    if begun:
+        print(f"Left out, since not every method was run on them: {', '.join(sorted(begun))}\n")
+    print(f"{means(records)}\n\nDifference from `pocket, sampling`, paired by prompt:\n\n{differences(records)}")
+    shown = in_order(records)
     for method in shown:
         print(f"\n{method}:")
         for record in [record for record in records if record["method"] == method][:4]:

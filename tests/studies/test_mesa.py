@@ -219,6 +219,25 @@ def test_the_document_has_every_table():
     assert "### Text" in document
 
 
+def test_rates_at_the_edge_of_what_was_tried_are_said():
+    def tried(task, name, losses):
+        return [{"task": task, "variant": name, "rate": rate, "loss": loss} for rate, loss in losses.items()]
+
+    inside = tried("full", "mesa", {1e-3: 2.0, 3e-3: 1.0, 1e-2: 3.0})
+    assert tables.at_the_edge(inside) == "None of the 1 chosen rates is at the edge of what was tried."
+    edges = [
+        *tried("full", "linear-6", {1e-3: 2.0, 1e-2: 1.0, 3e-3: 3.0}),
+        *tried("full", "softmax-6", {1e-2: None, 1e-3: 2.0}),  # the largest that was tried diverged
+        *tried("partial", "hybrid", {3e-3: 1.0}),
+        *tried("partial", "mesa", {3e-3: None}),
+    ]
+    assert tables.at_the_edge([*inside, *edges]) == (
+        "3 of the 5 chosen rates are at the edge of what was tried, and a better one may lie beyond. "
+        "full, the largest (0.01): `linear-6`; full, the least (0.001): `softmax-6`; "
+        "partial, the only one (0.003): `hybrid`."
+    )
+
+
 def test_pictures_are_drawn_of_what_there_is(tmp_path):
     written = picture.draw(made_results(), tmp_path / "mesa.svg")
     assert [path.name for path in written] == ["mesa.svg", "mesa-text.svg"]

@@ -160,7 +160,7 @@ def document(results: Results) -> str:
         parts.append(f"### Text\n\n{_text_table(text)}")
     if found := looks.document(results):
         parts.append(found)
-    parts.append(f"### Learning rates that were chosen\n\n{_rates(results)}")
+    parts.append(f"### Learning rates that were chosen\n\n{_rates(results)}\n\n{at_the_edge(results.tuning)}")
     return "\n\n".join(parts)
 
 
@@ -212,8 +212,30 @@ def _rates(results: Results) -> str:
     return "\n".join(lines)
 
 
+def at_the_edge(tuning: Sequence[Result]) -> str:
+    """Which chosen rates are the least or the largest of those tried, beyond which a better one may lie."""
+    found: dict[str, list[str]] = {}
+    pairs = dict.fromkeys((one["task"], one["variant"]) for one in tuning)
+    for task, name in pairs:
+        mine = [one for one in tuning if (one["task"], one["variant"]) == (task, name)]
+        good = [one for one in mine if one["loss"] is not None]
+        if not good:
+            continue
+        rates = sorted(one["rate"] for one in mine)
+        chosen = min(good, key=lambda one: (one["loss"], one["rate"]))["rate"]
+        if chosen in (rates[0], rates[-1]):
+            end = "only one" if len(rates) == 1 else "largest" if chosen == rates[-1] else "least"
+            found.setdefault(f"{task}, the {end} ({chosen:g})", []).append(f"`{name}`")
+    number = sum(map(len, found.values()))
+    if not number:
+        return f"None of the {len(pairs)} chosen rates is at the edge of what was tried."
+    where = "; ".join(f"{place}: {', '.join(names)}" for place, names in found.items())
+    beyond = "are at the edge of what was tried, and a better one may lie beyond"
+    return f"{number} of the {len(pairs)} chosen rates {beyond}. {where}."
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-__all__ = ["KNOWN", "LEVEL", "Row", "TextRow", "document", "rows", "shown", "text_rows"]
+__all__ = ["KNOWN", "LEVEL", "Row", "TextRow", "at_the_edge", "document", "rows", "shown", "text_rows"]
