@@ -370,8 +370,13 @@ def test_each_stage_after_the_scoring_is_told_from_its_beginning_to_its_end(subj
         subject, files, out=tmp_path / "run", report=False, progress=told, width=2, horizon=2, particles=2, window=48,
         context=8, measures=["lookahead-gain", written, read],
     )  # fmt: skip
+    before = ["reading the texts", "counting their tokens"]
     names = ["writing for degeneration", "reading for in-context"]
-    assert list(told.stages) == [*names, *(f"measuring {name.split()[-1]}" for name in ["lookahead-gain", *names])]
+    assert list(told.stages) == [
+        *before,
+        *names,
+        *(f"measuring {name.split()[-1]}" for name in ["lookahead-gain", *names]),
+    ]
     for name, shares in told.stages.items():
         assert shares[0] == 0, name
         assert shares[-1] == 1, name
@@ -389,14 +394,11 @@ def test_a_limit_bounds_what_is_written_and_read(limit, expected, subject):
     assert in_proportion(5, request.share, least=8) == 5
 
 
-def test_what_is_written_and_read_is_planned_within_the_limit(subject, files):
-    written, read = (
-        Degeneration(prompts=16, prompt_tokens=4, new_tokens=12),
-        InContext(stretches=16, length=32, pairs=0),
-    )
+def planned_at(limits, written, read, subject, files):
+    """How many prompts and stretches there are under each limit."""
     chosen, documents = {"degeneration": written, "in-context": read}, work.read(files, None)
     found = []
-    for limit in (None, 5120):
+    for limit in limits:
         request = Request(limit=limit, window=48, context=8)
         text = work.cut(documents, subject.reading, request)
         task = reading.planned(chosen, text, subject, request)["in-context"]
@@ -404,4 +406,22 @@ def test_what_is_written_and_read_is_planned_within_the_limit(subject, files):
         assert len(task.passages.items) == cut.a_stretch * len(cut.tokens)  # what `measure` will count again
         prompts = generating.planned(chosen, text, subject, request)["degeneration"].prompts
         found.append((len(prompts), len(cut.tokens)))
-    assert found == [(16, 16), (10, 10)]
+    return found
+
+
+def test_what_is_written_and_read_is_planned_within_the_limit(subject, place):
+    (place / "longer").mkdir()
+    files = tiny.texts(place / "longer", words=900)
+    written, read = Degeneration(prompt_tokens=4, new_tokens=12), InContext(length=32, pairs=0)
+    assert planned_at((None, 5120), written, read, subject, files) == [(32, 48), (20, 30)]
+
+
+def test_a_limit_changes_no_number_that_was_asked_for(subject, files):
+    written, read = (
+        Degeneration(prompts=16, prompt_tokens=4, new_tokens=12),
+        InContext(stretches=16, length=32, pairs=0),
+    )
+    assert planned_at((None, 5120, 500), written, read, subject, files) == [(16, 16)] * 3
+    lines, material = InContext(stretches=0, pairs=96), reading.Material
+    few = material(documents=[], encode=list, longest=400, share=0.1)
+    assert len(lines._lines(replace(few, encode=lambda new: [ord(c) for c in new]), 0)[0].x) == 96

@@ -49,7 +49,8 @@ class Request:
         Completions sampled beside the beams: an estimate for a beam of infinite width; 0 for none.
     limit
         Score at most so many tokens (by default all; 8192 of the bundled text). Below 8192 measures that write or
-        read texts of their own do less of that too, in proportion, down to what an interval needs.
+        read texts of their own do less of that too, in proportion, down to what an interval needs, unless a number was
+        given to them.
     window
         Tokens read at once; by default as many as the model takes, at most 1024.
     context

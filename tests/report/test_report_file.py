@@ -235,3 +235,30 @@ def test_the_header_counts_the_documents_that_were_scored(tmp_path: Path) -> Non
     words = words_of(folder)
     assert "6 of 8 documents" in words
     assert f"{second} and 5 more" in words
+
+
+def test_documents_that_were_left_out_as_identical_are_counted_and_named(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", documents=8)
+    about = json.loads((folder / "run.json").read_text())
+    about["text"]["documents identical to an earlier one"] = {
+        "documents": 2, "tokens": 60, "first": ["copy.txt (as a.txt)", "other.txt (as a.txt)"],
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(about))
+    write_report(folder)
+    words = words_of(folder)
+    assert "2 documents identical to an earlier one left out" in words
+    assert "copy.txt (as a.txt), other.txt (as a.txt)" in words
+
+
+def test_what_is_read_besides_the_scored_tokens_is_of_all_documents(tmp_path: Path) -> None:
+    """Without a gain the heading does not name the documents in which tokens were scored, but counts them."""
+    for finding, name in ((True, "essay-2.txt and 5 more"), (False, "essay-1.txt and 7 more")):
+        folder = make_run(tmp_path / f"run{finding}", documents=8, finding=finding)
+        about = json.loads((folder / "run.json").read_text())
+        for place, entry in enumerate(about["text"]["documents"]):
+            entry["scored"] = 0 if place in (0, 3) else 7
+        (folder / "run.json").write_text(json.dumps(about))
+        write_report(folder)
+        words = words_of(folder)
+        assert "600 tokens scored in 6 of 8 documents" in words
+        assert f"on {name}" in words

@@ -95,7 +95,10 @@ def exam(
     from snellen.cli.beforehand import check_exam
 
     request, wanted = request or Request(), measures or ["lookahead-gain"]
-    texts = check_exam(model, text, request, wanted, field=field, out=out, revision=revision, tokenizer=tokenizer)
+    texts = check_exam(
+        model, text, request, wanted, field=field, out=out, revision=revision, tokenizer=tokenizer,
+        told=lambda share: console.stage("reading the texts", share, ""),
+    )  # fmt: skip
     from snellen.cli.show import show_findings, show_run
     from snellen.runner import examine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import snellen
@@ -12,7 +12,7 @@ from snellen.measures import registry
 from snellen.models.sources import check_files, resolve
 from snellen.request import Request
 from snellen.results.store import SCHEMA, read_run_json, refuse_other
-from snellen.texts.read import Document, read_documents, text_key
+from snellen.texts.corpus import Corpus
 
 
 def check_model(model: str, *, revision: str | None, tokenizer: str | None) -> None:
@@ -32,7 +32,8 @@ def check_exam(
     out: Path | None,
     revision: str | None,
     tokenizer: str | None,
-) -> list[Document] | None:
+    told: Callable[[float], None] = lambda share: None,
+) -> Corpus | None:
     """The texts of an exam (None: the bundled ones), once all is checked that needs no model.
 
     Raises
@@ -42,7 +43,8 @@ def check_exam(
     """
     registry.check(measures)
     check_model(model, revision=revision, tokenizer=tokenizer)
-    documents = None if text is None else read_documents(text, **({} if field is None else {"field": field}))
+    options = {} if field is None else {"field": field}
+    documents = None if text is None else Corpus.of_files(text, **options, told=told)
     if out is None:
         return documents
     found = read_run_json(out)
@@ -50,7 +52,7 @@ def check_exam(
         check_place(out, "out")
         return documents
     key = {"snellen": snellen.__version__, "schema": SCHEMA}
-    key |= request.of_the_sample().key() if documents is None else request.key() | text_key(documents)
+    key |= request.of_the_sample().key() if documents is None else request.key() | documents.key()
     refuse_other(out, found, key)
     return documents
 

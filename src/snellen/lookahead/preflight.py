@@ -9,13 +9,11 @@ the length of the text, is refused. One whose cache is wrong (`cached`) is score
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Concatenate, ParamSpec
 
@@ -24,15 +22,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError, Refused
+from snellen.lookahead import passes
 from snellen.lookahead.cached import read_on
-from snellen.lookahead.engine import Body, ColumnEngine, Engine, PlainEngine
-from snellen.models.body import context_of, device_of, known_ids
+from snellen.lookahead.engine import ColumnEngine, Engine, PlainEngine
+from snellen.models.body import context_of, device_of
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 ENGINES = ("auto", "columns", "plain")
-_WIDTH = 3  # rows of the check: enough for parents to cross over
 # Least tolerances in units of the number format's epsilon (float32: 6e-5 and 1.2e-3 nats). Forward passes of other
 # shapes differ by less than the first; a forgotten window, soft-cap or sink costs more than the second.
 _LEAST = 500.0
@@ -41,7 +39,6 @@ _LEAST_OF_ATTENTION = 10_000.0
 _LEAST_COARSE = 0.1
 _FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 _LONGEST_EAGER = 2048  # tokens; eager attention holds the whole matrix of scores
-_LARGEST_DRIFT_MODEL = 2_000_000_000  # parameters; beyond it no float32 copy is made to measure drift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +110,7 @@ def writing_engine_for(model: PreTrainedModel, *, length: int, horizon: int, eng
     """
     found = _remembered(model, length=length, horizon=horizon, engine=engine)
     if found.cache is None:
-        found = _with_cache(model, found, _text(model, found.length, None))
+        found = _with_cache(model, found, passes.text_of(model, found.length, None))
         _known[model][_key(model, engine)] = found
     if found.why_no_generation is not None:
         raise Refused(f"{type(model).__name__}: refused for generation (not for scoring): {found.why_no_generation}")
@@ -185,13 +182,13 @@ def preflight(
     """
     if engine not in ENGINES:
         raise InputError(f"engine {engine!r}: must be one of {', '.join(ENGINES)}")
-    text = _text(model, length, input_ids)
+    text = passes.text_of(model, length, input_ids)
     length = len(text)
-    own = _own(model, text)
-    batched = _difference(own, _in_a_batch(model, text))
+    own = passes.own_predictions(model, text)
+    batched = passes.difference(own, passes.in_a_batch(model, text))
     if not math.isfinite(batched):
         raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {length} tokens")
-    eager = _eager_difference(model, text[:_LONGEST_EAGER])
+    eager = passes.eager_difference(model, text[:_LONGEST_EAGER])
     epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)  # norms are float32 everywhere
     least, least_of_attention = (min(n * epsilon, _LEAST_COARSE) for n in (_LEAST, _LEAST_OF_ATTENTION))
     checks = {"own attention": Check(value=eager, tolerance=max(30 * batched, least_of_attention))}
@@ -203,8 +200,8 @@ def preflight(
     floor = max(batched, eager)
     tolerance = max(10 * floor, least)
     checks |= {
-        "head": Check(value=_head_difference(model, text[:8]), tolerance=tolerance),
-        "causality": Check(value=_causality_difference(model, text, own), tolerance=tolerance),
+        "head": Check(value=passes.head_difference(model, text[:8]), tolerance=tolerance),
+        "causality": Check(value=passes.causality_difference(model, text, own), tolerance=tolerance),
     }
     if not checks["head"].passed:
         raise Refused(
@@ -232,7 +229,7 @@ def preflight(
         floor=floor,
         power=power,
         checks=checks,
-        drift=_drift(model, text) if drift and model.dtype != torch.float32 else {},
+        drift=passes.drift(model, text) if drift and model.dtype != torch.float32 else {},
     )
     if cache:
         result = _with_cache(model, result, text)
@@ -252,24 +249,24 @@ def check_causal(model: PreTrainedModel, *, length: int) -> None:
     Refused
         Predictions that depend on later tokens, NaN.
     """
-    text = _text(model, length, None)
+    text = passes.text_of(model, length, None)
     vocabulary = model.get_input_embeddings().weight.shape[0]
 
     def predicted(rows: Tensor) -> Tensor:
-        logits = model(input_ids=rows, use_cache=False).logits[-1, _places(len(text))]
+        logits = model(input_ids=rows, use_cache=False).logits[-1, passes.places(len(text))]
         log_probs: Tensor = logits.float().log_softmax(-1)
         return log_probs
 
     own = predicted(text[None])
-    floor = _difference(own, predicted(text.expand(2, -1)))
+    floor = passes.difference(own, predicted(text.expand(2, -1)))
     if not math.isfinite(floor):
         raise Refused(f"{type(model).__name__} gives NaN or infinite logits on a text of {len(text)} tokens")
     epsilon = max(torch.finfo(model.dtype).eps, torch.finfo(torch.float32).eps)
     tolerance = max(10 * floor, min(_LEAST * epsilon, _LEAST_COARSE))
-    for number, place in enumerate(_places(len(text))[:-1], start=1):
+    for number, place in enumerate(passes.places(len(text))[:-1], start=1):
         other = text.clone()
         other[place + 1 :] = (other[place + 1 :] + 1) % vocabulary
-        worst = _difference(own[:number], predicted(other[None])[:number])
+        worst = passes.difference(own[:number], predicted(other[None])[:number])
         if not worst <= tolerance:
             raise Refused(
                 f"{type(model).__name__}: a prediction at place {place} or before changes by {worst:.2g} nats (allowed "
@@ -293,78 +290,6 @@ def _with_cache(model: PreTrainedModel, found: Preflight, text: Tensor) -> Prefl
     return replace(found, checks=checks, cache=read.cache, why_no_generation=why)
 
 
-def _text(model: PreTrainedModel, length: int, input_ids: Tensor | None) -> Tensor:
-    vocabulary = known_ids(model)
-    text = torch.randint(vocabulary, (length,), generator=torch.Generator().manual_seed(0))
-    if input_ids is not None:
-        text[: len(input_ids)] = input_ids[:length].cpu()
-    return text.to(device_of(model))
-
-
-def _places(length: int) -> list[int]:
-    """The positions that are compared: both ends, the middle and the thirds."""
-    return sorted({0, 1 % length, length // 3, length // 2, 2 * length // 3, length - 1})
-
-
-def _log_probs(body: Body, hidden: Tensor) -> Tensor:
-    return body.logits(hidden).float().log_softmax(-1)
-
-
-def _own(model: PreTrainedModel, text: Tensor) -> Tensor:
-    """The model's own predictions at the places compared, [places, vocab]."""
-    body = Body(model)
-    return _log_probs(body, body.hidden(text[None])[0, _places(len(text))])
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference of two log-probabilities; where both are −inf there is none."""
-    return float(torch.where(a == b, 0.0, (a - b).abs()).max())
-
-
-def _in_a_batch(model: PreTrainedModel, text: Tensor) -> Tensor:
-    """The predictions of `_own`, computed in a batch of two: other shapes, and so other rounding."""
-    body = Body(model)
-    return _log_probs(body, body.hidden(text.expand(2, -1))[1, _places(len(text))])
-
-
-def _eager_difference(model: PreTrainedModel, text: Tensor) -> float:
-    """How far the model's attention is from its eager one (from sdpa, where it is eager); 0 where it has but one.
-
-    An implementation can leave out what it has no argument for: sdpa knows no soft-capping.
-    """
-    own = model.config._attn_implementation
-    other = "sdpa" if own == "eager" else "eager"
-    if not model._can_set_attn_implementation() or (other == "sdpa" and not getattr(model, "_supports_sdpa", False)):
-        return 0.0
-    mine = _own(model, text)
-    with _attention(model, other):
-        return _difference(mine, _own(model, text))
-
-
-@contextlib.contextmanager
-def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _head_difference(model: PreTrainedModel, text: Tensor) -> float:
-    body = Body(model)
-    whole = model(input_ids=text[None], use_cache=False).logits[0].float().log_softmax(-1)
-    return _difference(whole, _log_probs(body, body.hidden(text[None])[0]))
-
-
-def _causality_difference(model: PreTrainedModel, text: Tensor, own: Tensor) -> float:
-    body = Body(model)
-    return max(
-        _difference(row, _log_probs(body, body.hidden(text[None, : place + 1])[0, -1:])[0])
-        for place, row in zip(_places(len(text)), own, strict=True)
-    )
-
-
 def _check_columns(
     model: PreTrainedModel,
     text: Tensor,
@@ -378,9 +303,10 @@ def _check_columns(
         engine = ColumnEngine(model)
         hidden = engine.read(text)
         checks["forward identity"] = Check(
-            value=_difference(own, _log_probs(engine.body, hidden[_places(len(text))])), tolerance=tolerance
+            value=passes.difference(own, passes.log_probs(engine.body, hidden[passes.places(len(text))])),
+            tolerance=tolerance,
         )
-        worst, power = _rollout_difference(engine, text, max(2, min(horizon, 4)))
+        worst, power = passes.rollout_difference(engine, text, max(2, min(horizon, 4)))
         checks["rollouts"] = Check(value=worst, tolerance=tolerance)
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -392,64 +318,3 @@ def _check_columns(
         if not checks[name].passed:
             return f"{name}: off by {checks[name].value:.2g} nats (allowed {tolerance:.2g})", power
     return None, power
-
-
-def _rollout_difference(engine: ColumnEngine, text: Tensor, horizon: int) -> tuple[float, float]:
-    """Random branches with crossing parents, from blocks at both ends and in the middle, against plain passes.
-
-    Returns the largest difference, and (as a control that the check could see one) how much the plain predictions
-    differ between branches that end in the same token.
-    """
-    generator = torch.Generator().manual_seed(1)
-    vocabulary = known_ids(engine.body.model)
-    length = len(text)
-    worst, power = 0.0, 0.0
-    for first, last in {
-        (0, min(4, length)),
-        (length // 2, min(length // 2 + 4, length)),
-        (max(0, length - 3), length),
-    }:
-        pos = last - first
-        engine.open_block(first, _WIDTH * pos * horizon)
-        chains = torch.empty(_WIDTH, pos, 0, dtype=torch.long, device=text.device)
-        for depth in range(1, horizon):
-            tokens = torch.randint(vocabulary, (_WIDTH, pos), generator=generator).to(text.device)
-            tokens[1] = tokens[0]  # same token, other past: the control
-            parents = None
-            if depth > 1:
-                parents = torch.stack([torch.randperm(_WIDTH, generator=generator) for _ in range(pos)], dim=1)
-                parents = parents.to(text.device)
-                chains = chains.gather(0, parents[..., None].expand_as(chains))
-            chains = torch.cat([chains, tokens[..., None]], dim=-1)
-            hidden = engine.step(tokens, parents)[0].view(_WIDTH, pos, -1)
-            column = pos - 1
-            prefix = text[: first + column + 1].expand(_WIDTH, -1)
-            plain = engine.body.hidden(torch.cat([prefix, chains[:, column]], dim=1))[:, -1]
-            expected = _log_probs(engine.body, plain)
-            worst = max(worst, _difference(expected, _log_probs(engine.body, hidden[:, column])))
-            if depth > 1:
-                power = max(power, _difference(expected[0], expected[1]))
-    return (worst if math.isfinite(worst) else math.nan), power
-
-
-def _drift(model: PreTrainedModel, text: Tensor) -> dict[str, Any]:
-    """What a shorter number format costs: log p of the text's tokens against a float32 copy of the model."""
-    if any(parameter.device.type == "meta" for parameter in model.parameters()):
-        return {"mean": None, "max": None, "reason": "its weights are offloaded, and are not copied"}
-    if model.num_parameters() > _LARGEST_DRIFT_MODEL:
-        return {"mean": None, "max": None, "reason": "model too large for a float32 copy"}
-    exact = copy.deepcopy(model).float()
-
-    def scored(which: PreTrainedModel) -> Tensor:
-        body = Body(which)
-        part = text[:256]
-        log_p = _log_probs(body, body.hidden(part[None])[0, :-1])
-        return log_p.gather(-1, part[1:, None])[:, 0]
-
-    difference = (scored(model) - scored(exact)).abs()
-    return {
-        "mean": float(difference.mean()),
-        "max": float(difference.max()),
-        "unit": "nats",
-        "tokens": len(difference),
-    }

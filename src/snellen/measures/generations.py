@@ -84,12 +84,16 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class Writing:
-    """What is to be written: up to `prompts` prompts of `prompt_tokens`, each continued by `new_tokens`."""
+    """What is to be written: up to `prompts` prompts of `prompt_tokens`, each continued by `new_tokens`.
+
+    scaled: whether a low limit makes the prompts fewer, as it does where nobody has said how many they are to be
+    """
 
     prompts: int
     prompt_tokens: int
     new_tokens: int
     decodings: tuple[Decoding, ...]
+    scaled: bool = False
 
     def __post_init__(self) -> None:
         for name in ("prompts", "prompt_tokens", "new_tokens"):

@@ -9,22 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Tokens(Protocol):
+    """The tokens of a text; an array will do. What is not asked for need not be there."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, places: slice, /) -> NDArray[np.int64]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """What passages can be made of.
 
-    documents: tokens of each text, without the model's first token
+    documents: tokens of each text, without the model's first token; none of a text that stands there already
     encode:    new text to tokens, without special ones
     longest:   most tokens that a passage may have, the model's first token not counted
     share:     of its passages that a measure should have read (`Request.share`); it keeps what an interval needs
     """
 
-    documents: Sequence[NDArray[np.int64]]
+    documents: Sequence[Tokens]
     encode: Callable[[str], Sequence[int]]
     longest: int
     share: float = 1.0

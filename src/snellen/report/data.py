@@ -24,6 +24,8 @@ COLUMNS = {
     "splits": {"split", "group", "value", "low", "high"},
     "vocabulary": {"token", "text"},
 }
+_IDENTICAL = "documents identical to an earlier one"  # `runner.work.IDENTICAL`, which lies above this room
+DOCUMENT = ("name", "sha256", "characters", "tokens", "scored", "notes")
 TOKEN_COLUMNS = {"document", "index", "token", "piece", "log_prob"}
 
 
@@ -33,6 +35,7 @@ class Evidence:
 
     folder: Path
     about: Mapping[str, Any]  # run.json
+    documents: Mapping[str, list[Any]]  # of the texts, by column
     findings: Sequence[Finding]
     arms: Sequence[Row]
     gains: Sequence[Row]
@@ -49,20 +52,26 @@ class Evidence:
         value = self.about.get(name)
         return value if isinstance(value, Mapping) else {}
 
+    def text(self) -> Mapping[str, Any]:
+        """The section of run.json on the text, with its documents as rows."""
+        names = [name for name in DOCUMENT if any(value is not None for value in self.documents[name])]
+        columns = [self.documents[name] for name in names]
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {**self.part("text"), **({"document": rows} if rows else {})}
+
+    def identical(self) -> int:
+        """How many documents were left out because an earlier one is the same."""
+        found = self.part("text").get(_IDENTICAL)
+        count = found.get("documents") if isinstance(found, Mapping) else None
+        return count if isinstance(count, int) else 0
+
     def document_names(self) -> list[str]:
-        documents = self.part("text").get("documents")
-        if not isinstance(documents, Sequence) or isinstance(documents, str):
-            return []
-        return [str(entry.get("name", "")) if isinstance(entry, Mapping) else str(entry) for entry in documents]
+        return [str(name or "") for name in self.documents["name"]]
 
     def scored_names(self) -> list[str]:
         """Of the documents of which anything was scored: a limit leaves some of them out."""
-        entries = self.part("text").get("documents")
         names = self.document_names()
-        if not names or not isinstance(entries, Sequence):
-            return names
-        counts = [entry.get("scored") if isinstance(entry, Mapping) else None for entry in entries]
-        return [name for name, count in zip(names, counts, strict=True) if count != 0]
+        return [name for name, count in zip(names, self.documents["scored"], strict=True) if count != 0]
 
 
 def read(folder: Path) -> Evidence:
@@ -75,9 +84,11 @@ def read(folder: Path) -> Evidence:
     _demand(folder / "tokens.parquet", TOKEN_COLUMNS, tokens.schema_arrow.names)
     with run.understood():
         vocabulary = {int(row["token"]): str(row["text"]) for row in _rows(run, "vocabulary")}
+        documents = run.documents(*DOCUMENT)
     return Evidence(
         folder=folder,
         about=run.content,
+        documents=documents,
         findings=findings,
         arms=_widths(_rows(run, "arms")),
         gains=_widths(_rows(run, "gains")),

@@ -100,12 +100,13 @@ def _order(evidence: Evidence) -> dict[str, Any]:
     """The part that lets a reader check the rest."""
     checks, notes = _preflight(evidence.part("preflight"))
     parts = ("settings", "identity", "text", "environment", "timings", "progress")
+    shown = {name: evidence.part(name) for name in parts} | {"text": evidence.text()}
     return {
         "order_words": held.of_order(evidence),
         "checks": checks,
         "notes": notes,
         "chart": organisms.box(evidence),
-        "sections": [(name.capitalize(), list(text.flat(part))) for name in parts if (part := evidence.part(name))],
+        "sections": [(name.capitalize(), list(text.flat(part))) for name, part in shown.items() if part],
     }  # fmt: skip
 
 
@@ -157,7 +158,8 @@ def _named(part: Mapping[str, Any], keys: Sequence[str], otherwise: str) -> str:
 
 
 def _text_name(evidence: Evidence) -> str:
-    names = evidence.scored_names()
+    """The gain is about the tokens that were scored; what was written or read besides is of all documents."""
+    names = evidence.scored_names() if evidence.gain is not None else evidence.document_names()
     several = f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0] if names else "unnamed text"
     return _named(evidence.part("text"), ("name", "source"), several)
 
@@ -165,11 +167,14 @@ def _text_name(evidence: Evidence) -> str:
 def _summary(evidence: Evidence) -> list[str]:
     parameters = evidence.part("identity").get("parameters")
     words = [f"{parameters / 1e6:,.3g} million parameters"] if isinstance(parameters, int) else []
-    words += [f"{text.plural(evidence.tokens.metadata.num_rows, 'token')} scored"]
+    scored = f"{text.plural(evidence.tokens.metadata.num_rows, 'token')} scored"
     if documents := len(evidence.scored_names()):
         of = len(evidence.document_names())
         few = f"{text.count(documents)} of {text.plural(of, 'document')}"
-        words.append(text.plural(documents, "document") if documents == of else few)
+        scored += f" in {text.plural(documents, 'document') if documents == of else few}"
+    words.append(scored)
+    if twice := evidence.identical():
+        words.append(f"{text.plural(twice, 'document')} identical to an earlier one left out")
     if full := figures.widest(evidence.gains):
         words.append(f"up to {text.plural(full[0], 'beam')}, {text.plural(full[1], 'token')} ahead")
     return words

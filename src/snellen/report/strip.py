@@ -74,12 +74,13 @@ def strip(evidence: Evidence) -> dict[str, Any] | None:
         column[name] = np.where(np.isfinite(column[name]), column[name], np.nan)
     modes = modes_of(column)
     pieces, piece = _dictionary(table["piece"].to_pylist())
+    called = evidence.document_names()
     page: dict[str, Any] = {
         "total": total,
         "pieces": pieces,
         "piece": pack(piece),
         "segments": _segments(column["document"], column["index"]),
-        "documents": evidence.document_names(),
+        "documents": {d: called[d] for d in np.unique(column["document"]).astype(int).tolist() if d < len(called)},
         "modes": [{**about, "values": pack(values, 1000)} for about, values in modes],
         "log_prob": pack(column["log_prob"], 1000),
     }

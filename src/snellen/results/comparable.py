@@ -54,7 +54,7 @@ class Common:
         """The commands after which both runs have scored the same; None where no limit keeps them apart."""
         if not self.same_text or not self.limits:
             return None
-        every = max(sum(one.get("tokens", 0) for one in run.content["text"]["documents"]) for run in self.runs)
+        every = max(sum(tokens or 0 for tokens in run.documents("tokens")["tokens"]) for run in self.runs)
         asked = [run.content.get("key", {}).get("limit") for run in self.runs]
         if not self.same_tokenizer:
             again, limit = self.limits, every

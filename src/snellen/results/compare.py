@@ -62,7 +62,7 @@ def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) 
 
 def _compared(runs: tuple[Run, Run]) -> Comparison:
     tokens = (Tokens.read(runs[0]), Tokens.read(runs[1]))
-    texts = [[entry.get("sha256") for entry in run.content.get("text", {}).get("documents", [])] for run in runs]
+    texts = [run.documents("sha256")["sha256"] for run in runs]
     same_text = texts[0] == texts[1] and None not in texts[0] and bool(texts[0])
     keys = [run.content.get("key", {}) for run in runs]
     differing = {
@@ -98,8 +98,8 @@ def _compared(runs: tuple[Run, Run]) -> Comparison:
 
 def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict[str, Any]:
     identity = run.content.get("identity", {})
-    entries = run.content.get("text", {}).get("documents", [])
-    documents = [entry.get("name") for entry in entries if entry.get("scored") != 0]
+    known = run.documents("name", "scored")
+    documents = [name for name, scored in zip(known["name"], known["scored"], strict=True) if scored != 0]
     return {
         "folder": str(run.folder),
         "model": identity.get("name") or identity.get("source"),

@@ -75,8 +75,9 @@ def _check(content: Mapping[str, Any]) -> None:
     if not isinstance(content.get("key", {}).get("made by", {}), dict):
         raise ValueError("key.made by is no object")
     documents = content.get("text", {}).get("documents", [])
-    if not isinstance(documents, list) or not all(isinstance(entry, dict) for entry in documents):
-        raise ValueError("text.documents is no list of objects")
+    entries = isinstance(documents, list) and all(isinstance(entry, dict) for entry in documents)
+    if not entries and (isinstance(documents, bool) or not isinstance(documents, int)):
+        raise ValueError("text.documents is neither a number nor a list of objects")
     own = content.get(DIGEST)
     if own is not None and own != _digest_of(content):
         raise ValueError("it is not what was written: its digest is another")
@@ -307,6 +308,20 @@ class Run:
         if f"tables/{name}.parquet" in self.content.get(FILES, {}):
             raise InputError(f"{path} is missing; {_MEND}")
         return None
+
+    def documents(self, *names: str) -> dict[str, list[Any]]:
+        """Columns of the texts' documents, in their order; None where a run does not say.
+
+        They stand in `tables/documents.parquet`, in older runs in `run.json`.
+        """
+        table = self.table("documents")
+        if table is not None:
+            missing = [None] * table.num_rows
+            return {name: table[name].to_pylist() if name in table.column_names else missing for name in names}
+        found = self.content.get("text", {}).get("documents", [])
+        if not isinstance(found, list):  # their number: they stand in the table
+            raise InputError(f"{self.folder / 'tables' / 'documents.parquet'} is missing; {_MEND}")
+        return {name: [entry.get(name) for entry in found] for name in names}
 
     def _table(self, path: Path, columns: list[str] | None = None) -> pa.Table:
         with reading(path, mend=_MEND):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from snellen.runner.progress import Progress, Silent
 from snellen.runner.record import content_of, made_by, measures_key, plain, slug, subject_key
 from snellen.runner.work import OWN_BOS, Text, Work, cut, read
 from snellen.subject import Subject, load
-from snellen.texts.read import text_key
+
+READING, COUNTING = "reading the texts", "counting their tokens"
 
 
 def exam(
@@ -138,7 +140,7 @@ def examine(
     """`exam` with its settings in one piece."""
     tell: Progress = Silent() if progress is None else progress
     chosen = registry.find(measures)
-    documents = read(texts, field)
+    documents = read(texts, field, partial(_tell, tell, READING))
     if not texts:
         request = request.of_the_sample()
     key = {
@@ -146,7 +148,7 @@ def examine(
         "schema": SCHEMA,
         **request.key(),
         **measures_key(chosen),
-        **text_key(documents),
+        **documents.key(),
         **made_by(chosen),
     }
     if out is not None:
@@ -160,15 +162,18 @@ def examine(
 
     def cut_early(reading: Reading) -> None:
         """What is wrong with texts and windows is said before the weights are read."""
-        cuts[reading] = cut(documents, reading, request)
+        cuts[reading] = cut(documents, reading, request, partial(_tell, tell, COUNTING))
+        tell.say("reading the weights")
 
     subject = _subject(model, loading, cut_early)
     for note in subject.identity.notes:
         tell.say(f"note: {note}")
     taken = subject.reading
-    text = cuts[taken] if taken in cuts else cut(documents, taken, request)
+    text = cuts[taken] if taken in cuts else cut(documents, taken, request, partial(_tell, tell, COUNTING))
     if text.own_bos:
         tell.say(f"{text.own_bos} of {len(documents)} texts: {OWN_BOS}")
+    if identical := text.identical():
+        tell.say(_left_out(identical))
     prompts = generating.planned(chosen, text, subject, request)  # too few are refused here
     passages = reading.planned(chosen, text, subject, request)
     key |= text.key() | subject_key(subject)
@@ -197,6 +202,20 @@ def examine(
         if report and not (folder / "report.html").exists():
             _report(folder, tell)
     return Run.read(folder)
+
+
+def _tell(tell: Progress, stage: str, share: float) -> None:
+    tell.stage(stage, share, "")
+
+
+def _left_out(identical: Mapping[str, Any]) -> str:
+    """Which documents are not scored a second time, in a line."""
+    count, named = identical["documents"], identical["first"]
+    further = f", and {count - len(named)} more" if count > len(named) else ""
+    what = f"{count} documents are" if count > 1 else "1 document is"
+    return (
+        f"{what} identical to an earlier one and left out ({identical['tokens']} tokens): {', '.join(named)}{further}"
+    )
 
 
 def _check_longest(subject: Subject, request: Request, text: Text, tell: Progress) -> dict[str, Any]:

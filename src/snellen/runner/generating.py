@@ -60,7 +60,8 @@ class Prompts:
 def cut_prompts(text: Text, writing: Writing, subject: Subject, share: float = 1.0) -> Prompts:
     """Evenly from all texts: every document is cut into stretches side by side, and every k-th of them is taken.
 
-    share: of them, down to what an interval needs (`Request.share`: a low limit makes them fewer).
+    share: of them, down to what an interval needs (`Request.share`: a low limit makes them fewer), where nobody has
+        said how many they are to be.
 
     Raises
     ------
@@ -80,7 +81,8 @@ def cut_prompts(text: Text, writing: Writing, subject: Subject, share: float = 1
             f"and the first token they take {needed} places, and the model has {limit}; set one of them lower"
         )
     places = [(d, k * size) for d, one in enumerate(text.encoded) for k in range(len(one) // size)]
-    count = min(in_proportion(writing.prompts, share, least=REFUSED_BELOW), len(places))
+    wanted = in_proportion(writing.prompts, share, least=REFUSED_BELOW) if writing.scaled else writing.prompts
+    count = min(wanted, len(places))
     if count < REFUSED_BELOW:
         raise Refused(
             f"the texts give {len(places)} prompts of {writing.prompt_tokens} tokens with {writing.new_tokens} behind "
@@ -91,7 +93,7 @@ def cut_prompts(text: Text, writing: Writing, subject: Subject, share: float = 1
     return Prompts(
         document=np.array([d for d, _ in chosen], dtype=np.int32),
         start=np.array([at for _, at in chosen], dtype=np.int32),
-        tokens=np.stack([text.encoded[d].ids[at : at + size] for d, at in chosen]).astype(np.int64),
+        tokens=np.stack([text.encoded[d][at : at + size] for d, at in chosen]).astype(np.int64),
         first=first,
         length=writing.prompt_tokens,
     )

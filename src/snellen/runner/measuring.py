@@ -57,12 +57,15 @@ def finish(
             raise ValueError(f"measure {name!r} writes table {sorted(drawn.keys() & tables.keys())} a second time")
         tables |= drawn
         told(1.0)
+    fixed = {"documents": text.documents()}
     spelled = scoring.tokens_seen(table)
-    tables["vocabulary"] = pa.table(
+    fixed["vocabulary"] = pa.table(
         {"token": pa.array(spelled, pa.int32()), "text": pa.array(spell(text.tokenizer, spelled), pa.string())}
     )
+    if taken := sorted(fixed.keys() & tables.keys()):
+        raise ValueError(f"a measure writes table {taken}, which every run has")
     writer.spend("measuring", began)
-    writer.finish(table, tables, findings)
+    writer.finish(table, tables | fixed, findings)
 
 
 def _tell(tell: Progress, stage: str, share: float) -> None:

@@ -70,8 +70,7 @@ def planned(chosen: Mapping[str, Measure], text: Text, subject: Subject, request
         return list(without_bos(ids, first))
 
     material = Material(
-        documents=[one.ids for one in text.encoded], encode=encode, longest=text.window - len(front),
-        share=request.share,
+        documents=text.encoded, encode=encode, longest=text.window - len(front), share=request.share,
     )  # fmt: skip
     return {
         name: Task(material=material, passages=measure.passages(material, seed=request.seed), front=front)

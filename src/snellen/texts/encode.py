@@ -18,8 +18,9 @@ Words and tokens are not the same thing, so `starts_word` states its rules, and 
 from __future__ import annotations
 
 import functools
+import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from snellen.texts.read import Document
 
 _REFERENCES = "aeo10x"  # something to stand before a token, so that its leading space shows
 _APOSTROPHES = "'\u2019\u02bc"
+_AT_ONCE = 200_000  # characters that are encoded at once, unless a document has more
 _SLOW_CONTEXT = 8  # tokens before, for decoding with a slow tokenizer
 
 
@@ -90,14 +92,7 @@ def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None,
     options = {"return_offsets_mapping": True} if fast else {}
     encoding = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False, **options)
     ids = np.asarray(encoding["input_ids"], dtype=np.int64)
-    if not len(ids):
-        raise InputError(f"text {document.name!r}: the tokenizer finds no token in it: leave it out")
-    if vocabulary is not None and int(ids.max()) >= vocabulary:
-        at = int(np.argmax(ids >= vocabulary))
-        raise InputError(
-            f"text {document.name!r}: token {at} has the id {ids[at]}, and the model knows {vocabulary} ids: "
-            "use the tokenizer that the model was trained with"
-        )
+    own = _own(ids, document.name, vocabulary, bos)
     if fast:
         offsets = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
         ends = np.maximum.accumulate(offsets[:, 1])
@@ -106,15 +101,83 @@ def encode(tokenizer: Any, document: Document, *, vocabulary: int | None = None,
     # Whatever a tokenizer leaves between two tokens (a trimmed space) goes to the later one; the rest to the last.
     ends[-1] = len(text)
     starts = np.concatenate([[0], ends[:-1]])
-    own = slice(len(ids[:1]) - len(without_bos(ids[:1].tolist(), bos)), None)
-    if own.start == len(ids):
-        raise InputError(f"text {document.name!r}: nothing but the model's first token (BOS) in it: leave it out")
     return Encoded(
         ids=ids[own],
         start=starts[own].astype(np.int32),
         end=ends[own].astype(np.int32),
         own_bos=own.start > 0,
     )
+
+
+def _own(ids: NDArray[np.int64], name: str, vocabulary: int | None, bos: int | None) -> slice:
+    """Which of the tokens are the text's: all but a first token of its own. Raises InputError as `encode`."""
+    if not len(ids):
+        raise InputError(f"text {name!r}: the tokenizer finds no token in it: leave it out")
+    if vocabulary is not None and int(ids.max()) >= vocabulary:
+        at = int(np.argmax(ids >= vocabulary))
+        raise InputError(
+            f"text {name!r}: token {at} has the id {ids[at]}, and the model knows {vocabulary} ids: "
+            "use the tokenizer that the model was trained with"
+        )
+    own = slice(len(ids[:1]) - len(without_bos(ids[:1].tolist(), bos)), None)
+    if own.start == len(ids):
+        raise InputError(f"text {name!r}: nothing but the model's first token (BOS) in it: leave it out")
+    return own
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What planning needs of a document's tokens.
+
+    digest: of their ids, the same for the same tokens
+    encoded: the tokens themselves, of a document so long that encoding it twice would take long
+    """
+
+    tokens: int
+    own_bos: bool
+    digest: bytes
+    encoded: Encoded | None = None
+
+
+def count(
+    tokenizer: Any, documents: Iterable[Document], *, vocabulary: int | None = None, bos: int | None = None
+) -> Iterator[Counted]:
+    """How many tokens `encode` finds in each document, without the characters that each covers, which take longer.
+
+    Several documents are encoded at once, and none is held. Raises InputError as `encode`.
+    """
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    for some in _batches(documents):
+        if fast and (len(some) > 1 or len(some[0].text) < _AT_ONCE):
+            found = tokenizer(
+                [document.text for document in some], add_special_tokens=False, truncation=False, padding=False,
+                verbose=False, return_attention_mask=False, return_token_type_ids=False,
+            )["input_ids"]  # fmt: skip
+            for document, tokens in zip(some, found, strict=True):
+                ids = np.asarray(tokens, dtype=np.int64)
+                own = _own(ids, document.name, vocabulary, bos)
+                yield Counted(len(ids[own]), own.start > 0, _digest(ids[own]))
+            continue
+        for document in some:  # whether a slow tokenizer gives back the text is seen by doing it
+            encoded = encode(tokenizer, document, vocabulary=vocabulary, bos=bos)
+            yield Counted(len(encoded), encoded.own_bos, _digest(encoded.ids), encoded)
+
+
+def _digest(ids: NDArray[np.int64]) -> bytes:
+    return hashlib.sha256(ids.tobytes()).digest()
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """So many that the tokenizer's own records of them stay small, about 200 bytes a character."""
+    some, size = list[Document](), 0
+    for document in documents:
+        if some and size + len(document.text) > _AT_ONCE:
+            yield some
+            some, size = [], 0
+        some.append(document)
+        size += len(document.text)
+    if some:
+        yield some
 
 
 def pieces(document: Document, encoded: Encoded) -> list[str]:

@@ -1,26 +1,23 @@
-"""Reading documents: one of text files, JSON lines, Parquet; every wrong file is one clear line."""
+"""Which documents a user means: files, folders and patterns, strings, and the texts that ship with Snellen."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from snellen.errors import InputError
+from snellen.texts.files import check_characters, documents_of
+
+__all__ = ["Document", "bundled", "check_characters", "documents_from", "read_documents"]
 
 ROWS = (".jsonl", ".ndjson", ".parquet")  # many documents a file
 PLAIN = (".txt", ".md", ".text", ".markdown", ".rst", ".tex")  # what a folder is searched for, beside ROWS
 _GLOB = frozenset("*?[")
-_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -34,24 +31,6 @@ class Document:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
-
-
-def check_characters(text: str, where: str) -> None:
-    """Refuse what no UTF-8 text holds, and what begins no text, whatever way it came in: files cannot hold the first.
-
-    Raises
-    ------
-    InputError
-        A lone half of a surrogate pair, as JSON and Python can write it, or NUL.
-    """
-    found = _IMPOSSIBLE.search(text)
-    if found is not None:
-        code = ord(found[0])
-        what = "a NUL character" if code == 0 else f"half of a surrogate pair (U+{code:04X})"
-        raise InputError(
-            f"{where}: {what} at character {found.start()}, counted from 0, which is no character of a text: "
-            "remove or replace it"
-        )
 
 
 def read_documents(paths: Sequence[str | os.PathLike[str]], *, field: str = "text") -> list[Document]:
@@ -81,27 +60,31 @@ def read_documents(paths: Sequence[str | os.PathLike[str]], *, field: str = "tex
         Missing, unreadable, empty, binary or not UTF-8; JSON wrong or without the field: what, where, the mend.
     """
     files = list(dict.fromkeys(_expand(paths)))
+    return [
+        Document(name, text, notes)
+        for path, own in named(files)
+        for name, text, notes, _ in documents_of(path, own, field)
+    ]
+
+
+def files_of(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files that paths, folders and patterns stand for, in the order given; one that is named twice stands twice.
+
+    Raises
+    ------
+    InputError
+        One of them is not there, or stands for nothing.
+    """
+    return list(_expand(paths))
+
+
+def named(files: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Each file with the name that results call it by. Raises InputError for none."""
     if not files:
         raise InputError("no text files given: name at least one file, folder or pattern")
-    names = _names(files)
-    documents: list[Document] = []
-    for path, name in zip(files, names, strict=True):
-        suffix = path.suffix.lower()
-        if suffix == ".parquet":
-            documents += _parquet(path, name, field)
-        elif suffix in (".jsonl", ".ndjson"):
-            documents += _json_lines(path, name, field)
-        elif suffix == ".json":
-            raise InputError(
-                f"text {str(path)!r}: a .json file is not a list of documents: write one JSON object a line "
-                f"(jq -c '.[]' {path.name} > {path.stem}.jsonl)"
-            )
-        else:
-            text, notes = _decode(path)
-            if not text.strip():
-                raise InputError(f"text {str(path)!r}: nothing but white space in it: leave it out")
-            documents.append(Document(name, text, notes))
-    return documents
+    once = list(dict.fromkeys(files))
+    names = dict(zip(once, _names(once), strict=True))
+    return [(file, names[file]) for file in files]
 
 
 def documents_from(
@@ -163,11 +146,6 @@ def bundled() -> list[Document]:
     return [Document(document.name.removesuffix(".txt"), document.text) for document in read_documents(files)]
 
 
-def text_key(documents: Sequence[Document]) -> dict[str, list[list[str]]]:
-    """Which texts these are, as a run records it."""
-    return {"texts": [[document.name, document.sha256] for document in documents]}
-
-
 def _expand(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
     for given in paths:
         path = Path(given).expanduser()
@@ -205,134 +183,6 @@ def _names(files: Sequence[Path]) -> list[str]:
     absolute = [file.absolute() for file in files]
     shared = os.path.commonpath([file.parent for file in absolute])
     return [file.relative_to(shared).as_posix() for file in absolute]
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except IsADirectoryError:
-        raise InputError(f"text {str(path)!r}: a folder: name the files in it") from None
-    except OSError as error:
-        raise InputError(
-            f"text {str(path)!r}: cannot be read ({error.strerror or error}): check its permissions"
-        ) from error
-
-
-def _decode(path: Path) -> tuple[str, tuple[str, ...]]:
-    """The file's characters, and what was changed in reading them."""
-    raw = _bytes(path)
-    where = f"text {str(path)!r}"
-    if not raw:
-        raise InputError(f"{where}: the file is empty (0 bytes): leave it out")
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(
-            f"{where}: UTF-16, not UTF-8 (it begins with the bytes {raw[:2].hex(' ')}): "
-            f"convert it: iconv -f UTF-16 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
-        )
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        raise InputError(
-            f"{where}: binary, not text (a NUL byte at byte {nul}, counted from 0): give plain text in UTF-8"
-        )
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not UTF-8 (byte {error.start}, counted from 0, is 0x{raw[error.start]:02x}): if it is "
-            f"Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
-        ) from error
-    return _as_in_a_file(text)
-
-
-def _json_lines(path: Path, name: str, field: str) -> list[Document]:
-    content, notes = _decode(path)
-    documents: list[Document] = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"text {str(path)!r}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: not JSON ({error.msg} at column {error.colno}): each line must be one JSON object"
-            ) from error
-        except (RecursionError, ValueError) as error:  # nested too deep; a number of too many digits
-            raise InputError(
-                f"{where}: JSON that cannot be read ({error}): each line must be one flat object"
-            ) from error
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{where}: a JSON {type(row).__name__}, not an object: write it as {{{json.dumps(field)}: ...}}"
-            )
-        if field not in row:
-            raise InputError(f"{where}: no field {field!r}; {_choices(row)}")
-        text = row[field]
-        if text is not None and not isinstance(text, str):
-            raise InputError(f"{where}: field {field!r} is a {type(text).__name__}, not a string; {_choices(row)}")
-        if text and text.strip():
-            check_characters(text, f"{where}, field {field!r}")
-            document, changed = _as_in_a_file(text)
-            documents.append(Document(f"{name}:{number}", document, notes + changed))
-    if not documents:
-        raise InputError(f"text {str(path)!r}: no line with any text in field {field!r}: leave the file out")
-    return documents
-
-
-def _parquet(path: Path, name: str, field: str) -> list[Document]:
-    where = f"text {str(path)!r}"
-    if not os.access(path, os.R_OK):
-        _bytes(path)  # raises with the reason
-    try:
-        schema = pq.read_schema(path)
-        if field not in schema.names:
-            raise InputError(f"{where}: no column {field!r}; {_choices(schema.names)}")
-        column = pq.read_table(path, columns=[field]).column(field)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        line = str(error).split("\n")[0]
-        raise InputError(f"{where}: not a readable Parquet file ({line}): write it again") from error
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise InputError(f"{where}: column {field!r} holds {kind}, not strings; {_choices(schema.names)}")
-    documents: list[Document] = []
-    for number, text in enumerate(_rows(column, where, field), start=1):
-        if text and text.strip():
-            check_characters(text, f"{where}, row {number}, column {field!r}")
-            document, changed = _as_in_a_file(text)
-            documents.append(Document(f"{name}:{number}", document, changed))
-    if not documents:
-        raise InputError(f"{where}: no row with any text in column {field!r}: leave the file out")
-    return documents
-
-
-def _rows(column: pa.ChunkedArray, where: str, field: str) -> Iterator[str | None]:
-    for number, value in enumerate(column, start=1):
-        try:
-            yield value.as_py()
-        except UnicodeDecodeError as error:  # Parquet promises UTF-8, and nobody checks
-            raise InputError(
-                f"{where}, row {number}, column {field!r}: not UTF-8 (byte {error.start} of the text, counted from 0, "
-                f"is 0x{error.object[error.start]:02x}): write the file again from texts in UTF-8"
-            ) from error
-
-
-def _as_in_a_file(text: str) -> tuple[str, tuple[str, ...]]:
-    """The text without a byte-order mark and with LF, and what was changed."""
-    notes: list[str] = []
-    if text.startswith("\ufeff"):
-        text = text[1:]
-        notes.append("byte-order mark removed")
-    if "\r\n" in text:
-        text = text.replace("\r\n", "\n")
-        notes.append("CRLF line ends read as LF")
-    return text, tuple(notes)
-
-
-def _choices(names: Iterable[str]) -> str:
-    known = [repr(name) for name in names]
-    return f"it has {', '.join(known) or 'none'}: choose one with field=... (--field)"
 
 
 def _names_a_file(text: str) -> bool:

@@ -25,6 +25,7 @@ from snellen.results.samples import Sample
 
 HEADLINE = "seq-rep-4"
 LONGEST_GRAM = 4
+PROMPTS = 32
 CONTRASTED = ("log-probability", "seq-rep-4", LOOP, "distinct-2")
 
 
@@ -32,7 +33,7 @@ CONTRASTED = ("log-probability", "seq-rep-4", LOOP, "distinct-2")
 class Degeneration(Measure):
     """What is written, and how.
 
-    prompts:              at most so many, cut evenly from the texts
+    prompts:              at most so many, cut evenly from the texts; None: 32, and fewer under a low limit
     prompt_tokens:        length of each
     new_tokens:           length of each continuation, and of the human one
     beams:                widths of beam search
@@ -49,7 +50,7 @@ class Degeneration(Measure):
     question: ClassVar[str] = "Does what this model writes repeat itself more than the text that people wrote?"
     needs: ClassVar[frozenset[str]] = frozenset({"generations"})
 
-    prompts: int = 32
+    prompts: int | None = None
     prompt_tokens: int = 32
     new_tokens: int = 96
     beams: tuple[int, ...] = (4,)
@@ -86,7 +87,8 @@ class Degeneration(Measure):
             decodings += [self._amplified(weight, alpha, horizon) for weight, alpha in self.amplified]
         decodings += [Decoding(kind="power", alpha=alpha, width=self.particles) for alpha in self.power]
         return Writing(
-            prompts=self.prompts,
+            prompts=PROMPTS if self.prompts is None else self.prompts,
+            scaled=self.prompts is None,
             prompt_tokens=self.prompt_tokens,
             new_tokens=self.new_tokens,
             decodings=tuple(decodings),

@@ -26,6 +26,7 @@ from snellen.results.samples import Sample
 from snellen.results.statistics import REFUSED_BELOW
 
 LEFT_OUT = "left out by the settings"
+STRETCHES, PAIRS = 48, 96
 FEWEST_PAIRS = 20  # six weights are fitted to them
 
 
@@ -33,12 +34,13 @@ FEWEST_PAIRS = 20  # six weights are fitted to them
 class InContext(Measure):
     """What is read.
 
-    stretches:   of text, at most so many, cut evenly from all documents; 0 leaves the text out
+    stretches:   of text, at most so many, cut evenly from all documents; 0 leaves the text out; None: 48, fewer under a
+                 low limit (`Request.share`)
     length:      of each, tokens; None: what the window has room for, at most 512, and shorter for short texts
     near:        tokens of the near context; None: an eighth of a stretch
     block:       tokens at the end of each stretch that are compared; None: a sixteenth
     positions:   (early, late) of the in-context-learning score; None: 50 and 500 where a stretch has room for them
-    pairs:       of few-shot prompts; 0 leaves them out
+    pairs:       of few-shot prompts; 0 leaves them out; None: 96, fewer under a low limit
     shots:       numbers of examples at which answers are weighed, ascending; prompts have as many as the last
     least:       weight of least squares that counts as following the line
     resamples, level:  of the intervals
@@ -48,12 +50,12 @@ class InContext(Measure):
     question: ClassVar[str] = "Does this model use what stands further back, and does it learn a line from examples?"
     needs: ClassVar[frozenset[str]] = frozenset({"readings"})
 
-    stretches: int = 48
+    stretches: int | None = None
     length: int | None = None
     near: int | None = None
     block: int | None = None
     positions: tuple[int, int] | None = None
-    pairs: int = 96
+    pairs: int | None = None
     shots: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8)
     least: float = 0.2
     resamples: int = 1000
@@ -64,11 +66,12 @@ class InContext(Measure):
             value = getattr(self, name)
             if value is not None:
                 _whole(name, value, low)
-        if not self.stretches and not self.pairs:
+        if self.stretches == 0 == self.pairs:
             raise InputError("stretches 0 and pairs 0: nothing is left to measure; set one of them higher")
         for name, few in {"stretches": REFUSED_BELOW, "pairs": FEWEST_PAIRS}.items():
-            if 0 < getattr(self, name) < few:
-                raise InputError(f"{name} {getattr(self, name)}: an interval needs at least {few}; 0 leaves it out")
+            asked = getattr(self, name)
+            if asked is not None and 0 < asked < few:
+                raise InputError(f"{name} {asked}: an interval needs at least {few}; 0 leaves it out")
         if self.positions is not None:
             if len(self.positions) != 2:
                 raise InputError(f"positions {self.positions}: must be an early and a late one")
@@ -96,9 +99,9 @@ class InContext(Measure):
         return Passages(items=[*of_texts, *of_lines], candidates=candidates)
 
     def _text(self, material: Material) -> tuple[Stretches | None, list[Passage], str]:
-        if not self.stretches:
+        if self.stretches == 0:
             return None, [], LEFT_OUT
-        number = in_proportion(self.stretches, material.share, least=REFUSED_BELOW)
+        number = _number(self.stretches, STRETCHES, material, least=REFUSED_BELOW)
         try:
             cut = Stretches.cut(material, number=number, length=self.length, near=self.near, block=self.block)
         except Unfit as error:
@@ -108,9 +111,9 @@ class InContext(Measure):
     def _lines(
         self, material: Material, seed: int
     ) -> tuple[Lines | None, list[Passage], tuple[tuple[int, ...], ...], str]:
-        if not self.pairs:
+        if self.pairs == 0:
             return None, [], (), LEFT_OUT
-        number = in_proportion(self.pairs, material.share, least=FEWEST_PAIRS)
+        number = _number(self.pairs, PAIRS, material, least=FEWEST_PAIRS)
         lines = Lines.draw(number, self.shots[-1], seed=seed)
         try:
             spelling = Spelling.of(material.encode)
@@ -175,6 +178,11 @@ class InContext(Measure):
                 "cost": {"tokens run by the model": found.tokens_run, "passages": len(found.found)},
             },
         )
+
+
+def _number(asked: int | None, usual: int, material: Material, *, least: int) -> int:
+    """What was asked for, as it is; the usual number where nothing was, and less of it under a low limit."""
+    return in_proportion(usual, material.share, least=least) if asked is None else asked
 
 
 def _whole(name: str, value: Any, low: int) -> None:

@@ -91,6 +91,7 @@ def of_text(text: OfText | None, reason: str) -> dict[str, Any]:
         else dict(zip(("early", "late"), text.positions, strict=True))
     )
     return {
+        "documents": len(set(cut.document.tolist())),
         "length": cut.length,
         "near": cut.near,
         "block": cut.block,
