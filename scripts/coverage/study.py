@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python scripts/coverage/study.py docs/coverage.csv [--texts 1.0] [--processes 2] [--only NAME …]
 
-Every cell draws planless models (`Markov` tables), an author for each, and texts of his; `texts.truth` gives the gain
-that is there in expectation. One row a cell; `tables.py` makes the table of docs/lookahead-gain.md from it. With
---texts 1 it takes about half an hour on two cores.
+Every cell draws planless models (`Markov` tables), an author for each, and texts of his; `studies.expected` gives the
+gain that is there in expectation. One row a cell; `scripts/remake.py lookahead-gain` makes the table of
+docs/lookahead-gain.md from it. With --texts 1 it takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import texts
 
+import texts
 from snellen.measures.lookahead_gain import LookaheadGain
 from snellen.measures.lookahead_gain.arms import Survivors
 from snellen.measures.lookahead_gain.curves import point, shared
 from snellen.measures.lookahead_gain.detectable import Authors
 from snellen.results import statistics
+from snellen.studies.expected import expected
 
 MEASURE = LookaheadGain()
 RULES = 10  # models of a cell
@@ -86,7 +87,7 @@ CELLS = (
     Cell(name="two kinds, 20", says="authors of two kinds, the model their mean", number=120),
     Cell(name="two kinds, 8", says="the same", number=120, documents=8, size=300),
     Cell(name="two kinds, 2", says="the same; blocks", number=120, documents=2, size=1200),
-    Cell(name="smoothed", says="the model is the author's, smoothed by .05", number=80, tables=miscalibrated(1.0, 0.05)),
+    Cell(name="smoothed", says="the author's, smoothed by .05", number=80, tables=miscalibrated(1.0, 0.05)),
     Cell(
         name="smoothed, flat", says="smoothed by .05 and p^0.6", number=80, tables=miscalibrated(0.6, 0.05)
     ),
@@ -104,7 +105,19 @@ def known(name: str, rules: int) -> tuple[texts.Floats, tuple[texts.Floats, ...]
         return model, texts.leaning(model, 0.9), 0.0
     model, author = cell.tables(rules)
     # The model itself on its own text: nothing can be gained, whatever the grid.
-    gain = 0.0 if np.array_equal(model, author) else texts.truth(model, author, cell.size, MEASURE.weights).gain
+    gain = (
+        0.0
+        if np.array_equal(model, author)
+        else expected(
+            model,
+            author,
+            cell.size,
+            width=texts.WIDTH,
+            horizon=texts.HORIZON,
+            alphas=MEASURE.alphas,
+            weights=MEASURE.weights,
+        ).gain
+    )
     return model, (author,), gain
 
 

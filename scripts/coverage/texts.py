@@ -6,16 +6,14 @@ Every table is [V + 1, V + 1, V]: p(next | last but one, last), index V for none
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snellen.lookahead import mixing
 from snellen.measures.base import Beams, Scored
-from snellen.organisms.followers import amplified, searched
 from snellen.organisms.markov import Markov
 from snellen.runner.scoring import TEMPERATURES
+from snellen.studies.followers import amplified, searched
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
@@ -109,69 +107,3 @@ def _contexts(ids: Ids, vocabulary: int) -> Ids:
     padded = np.concatenate([np.full(2, vocabulary), ids])
     out: Ids = padded[:-2] * (vocabulary + 1) + padded[1:-1]
     return out
-
-
-@dataclass(frozen=True, kw_only=True)
-class Truth:
-    """Nats a token over the model, in expectation over the author's own text: the best lookahead, the best control."""
-
-    lookahead: float
-    control: float
-
-    @property
-    def gain(self) -> float:
-        return max(self.lookahead - self.control, 0.0)
-
-
-def truth(table: Floats, author: Floats, size: int, weights: Sequence[float]) -> Truth:
-    """The gain in expectation: the best mix of each kind on the grid of the measure, without gates."""
-    flat, text = table.reshape(-1, table.shape[-1]), author.reshape(-1, table.shape[-1])
-    often = _how_often(author, size)[:, None] * text
-    lookahead, control = 0.0, 0.0
-    for base in (np.asarray(tilted(flat, tau)) for tau in TEMPERATURES):
-        over = float((often * np.log(base / flat)).sum())
-        control = max(control, over)
-        order = np.argsort(-flat, axis=1, kind="stable")
-        for alpha in ALPHAS:
-            for q in (_sharpened(flat, order, k, alpha) for k in (1, 2, 4, 8)):
-                control = max(control, over + _best(often, base, q, weights))
-            same = amplified(table, WIDTH, HORIZON, alpha, factor=False).reshape(flat.shape)
-            control = max(control, over + _best(often, base, same, weights))
-            ahead = amplified(table, WIDTH, HORIZON, alpha).reshape(flat.shape)
-            lookahead = max(lookahead, over + _best(often, base, ahead, weights))
-    return Truth(lookahead=max(lookahead, control), control=control)
-
-
-def _sharpened(flat: Floats, order: Ids, width: int, alpha: float) -> Floats:
-    first = np.take_along_axis(np.log(flat), order[:, :width], axis=1)
-    q = np.exp(mixing.log_power(first, np.zeros_like(first), alpha))
-    out = np.zeros_like(flat)
-    np.put_along_axis(out, order[:, :width], q, axis=1)
-    return out
-
-
-def _best(often: Floats, base: Floats, q: Floats, weights: Sequence[float]) -> float:
-    """The greatest expected gain over the base of a linear mix, or of a geometric one inside the candidates."""
-    found = 0.0
-    inside = q > 0
-    kept = np.where(inside, base, 0).sum(axis=1, keepdims=True)
-    for w in weights:
-        found = max(found, float((often * np.log1p(w * (q / base - 1))).sum()))
-        power = np.where(inside, base ** (1 - w) * np.where(inside, q, 1.0) ** w, 0.0)
-        mixed = np.where(inside, kept * power / power.sum(axis=1, keepdims=True), base)
-        found = max(found, float((often * np.log(mixed / base)).sum()))
-    return found
-
-
-def _how_often(author: Floats, size: int) -> Floats:
-    """[contexts] how often each context stands before a token of a document of `size` tokens, on average."""
-    vocabulary = author.shape[-1]
-    now = np.zeros(author.shape[:2])
-    now[vocabulary, vocabulary] = 1.0
-    total = np.zeros_like(now)
-    for _ in range(size):
-        total += now
-        following = np.zeros_like(now)
-        following[:, :vocabulary] = np.einsum("bl,blv->lv", now, author)
-        now = following
-    return np.asarray(total.reshape(-1) / size)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from snellen.studies.self_test import Outcome
 
 NOT_AS_EXPECTED = 3
-EXPECTED = {"gain": "gain", "nothing": "none", "shown": "–"}
+EXPECTED = {"gain": "gain", "nothing": "none", "shown": "–", "dose": "its dose"}
 
 
 def examine_organisms(

@@ -149,6 +149,11 @@ def _finding(console: Console, finding: Finding) -> None:
     number = f"{_value(value, signed=True)} {finding.unit} ({finding.level:.0%} interval; {counts})"
     console.print(rich_text(number if finding.value is not None else f"no number: {finding.reason}"))
     console.print(rich_text(finding.verdict, style="bold"))
+    if finding.detectable is not None and finding.detectable.get("value") is not None:
+        seen, power = finding.detectable["value"], finding.detectable.get("power", 0.0)
+        console.print(
+            rich_text(f"detectable in this text: {_number(seen, signed=True)} {finding.unit} (power {power:.0%})")
+        )
     console.print(rich_text(finding.reading))
     console.print()
 

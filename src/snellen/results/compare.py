@@ -1,9 +1,9 @@
 """Two runs side by side: their findings and how well each model predicts, with intervals of the differences.
 
-A difference is *paired*, and so narrower, where both runs resampled the same stretches of the same text with
-the same seed; otherwise the two are drawn independently. Tokens of different tokenizers are not comparable:
-log-likelihoods are given a character and a byte too, on the characters that both runs scored, and the gain a byte where
-those are all (`comparable`).
+The difference of two findings has its interval from theirs. That of two log-likelihoods is *paired* where both runs
+scored the same stretches of the same text. Tokens of different tokenizers are not comparable: log-likelihoods are given
+a character and a byte too, on the characters that both runs scored, and the gain a byte where those are all
+(`comparable`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from snellen.results.comparable import OTHER_TOKENS, PER_TOKEN, Common, counts_tokens, units_of
+from snellen.results.comparable import OTHER_TOKENS, PER_TOKEN, Common, counts_tokens
 from snellen.results.coverage import Tokens, common_sums, sums
-from snellen.results.differences import Value, from_intervals, interval, percentiles
+from snellen.results.differences import Value, from_intervals, interval
 from snellen.results.findings import Finding
 from snellen.results.store import MADE_BY, Run
 
 Floats = NDArray[np.float64]
-_RESAMPLED = "lookahead-gain"  # the measure that `tables/resamples.parquet` belongs to
+_CONVERTED = "lookahead-gain"  # the measure whose number can be had a byte
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +75,13 @@ def _compared(runs: tuple[Run, Run]) -> Comparison:
         for name in dict.fromkeys([*made[0], *made[1]])
         if made[0].get(name) != made[1].get(name)
     }
-    same_units = same_text and tokens[0].units() == tokens[1].units()
-    paired = same_units and keys[0].get("seed") == keys[1].get("seed")
     findings = [{finding.measure: finding for finding in run.findings} for run in runs]
     common = Common(runs=runs, tokens=tokens, same_text=same_text)
     rows = [
         row
         for name in findings[0]
         if name in findings[1]
-        for row in _finding_rows(name, (findings[0][name], findings[1][name]), common, paired)
+        for row in _finding_rows(name, (findings[0][name], findings[1][name]), common)
     ]
     level = max([row.level for row in rows], default=0.95)
     rows += _likelihood_rows(tokens, same_text, common.same_tokenizer, level)
@@ -92,7 +89,7 @@ def _compared(runs: tuple[Run, Run]) -> Comparison:
         runs=(_describe(runs[0], tokens[0], findings[0]), _describe(runs[1], tokens[1], findings[1])),
         settings=differing,
         rows=tuple(rows),
-        notes=tuple(_notes(findings, differing, common, paired)),
+        notes=tuple(_notes(findings, differing, common)),
     )
 
 
@@ -109,12 +106,10 @@ def _describe(run: Run, tokens: Tokens, findings: Mapping[str, Finding]) -> dict
     }
 
 
-def _notes(findings: list[dict[str, Finding]], differing: Mapping[str, Any], common: Common, paired: bool) -> list[str]:
+def _notes(findings: list[dict[str, Finding]], differing: Mapping[str, Any], common: Common) -> list[str]:
     notes = []
     if not common.same_text:
         notes.append("the texts differ: a difference is between model and text together, drawn independently")
-    elif not paired:
-        notes.append("the resampled units or the seeds differ: findings are drawn independently (wider intervals)")
     if not common.same_tokenizer:
         notes.append("the tokenizers differ: nats a token are not comparable, nor what else counts in tokens")
     elif (mend := common.mend()) is not None:
@@ -139,52 +134,40 @@ def _asked(finding: Finding) -> dict[str, Any]:
     return {name: value for name, value in finding.settings.items() if name != "seed"}
 
 
-def _finding_rows(name: str, pair: tuple[Finding, Finding], common: Common, paired: bool) -> list[Row]:
+def _finding_rows(name: str, pair: tuple[Finding, Finding], common: Common) -> list[Row]:
     """One; two where the number is comparable in another unit only."""
     if common.same_tokenizer or not any(counts_tokens(finding.unit) for finding in pair):
-        return [_finding_row(name, pair, common, paired)]
-    if name != _RESAMPLED or not all(PER_TOKEN.search(finding.unit) for finding in pair):
-        return [_finding_row(name, pair, common, paired, incomparable=OTHER_TOKENS)]
+        return [_finding_row(name, pair)]
+    if name != _CONVERTED or not all(PER_TOKEN.search(finding.unit) for finding in pair):
+        return [_finding_row(name, pair, incomparable=OTHER_TOKENS)]
     found = common.per_byte(pair)
     if isinstance(found, str):
-        return [_finding_row(name, pair, common, paired, incomparable=found)]
-    converted, factors = found
+        return [_finding_row(name, pair, incomparable=found)]
+    converted, _ = found
     return [
-        _finding_row(name, pair, common, paired, incomparable=f"{OTHER_TOKENS}; see a byte"),
-        _finding_row(name, converted, common, paired, label=f"{name} a byte", factors=factors),
+        _finding_row(name, pair, incomparable=f"{OTHER_TOKENS}; see a byte"),
+        _finding_row(name, converted, label=f"{name} a byte"),
     ]
 
 
 def _finding_row(
     name: str,
     pair: tuple[Finding, Finding],
-    common: Common,
-    paired: bool,
     *,
     label: str | None = None,
-    factors: tuple[float, float] = (1.0, 1.0),
     incomparable: str | None = None,
 ) -> Row:
-    """`factors`: what the numbers in `pair` were multiplied by, and so their resamples are to be."""
     first, second = pair
     values = [Value(value=f.value, low=f.low, high=f.high, reason=f.reason) for f in pair]
     level = max(first.level, second.level)
-    method = "paired resamples" if paired else "independent resamples"
+    method = "from the two intervals"
     if incomparable is not None:
         difference, method = Value(value=None, reason=incomparable), "none"
     elif first.value is None or second.value is None or first.unit != second.unit:
         reason = "undefined in one of the runs" if first.unit == second.unit else "the units differ"
         difference = Value(value=None, reason=reason)
     else:
-        draws = [_resamples(run) if name == _RESAMPLED else None for run in common.runs]
-        point = second.value - first.value
-        if draws[0] is not None and draws[1] is not None:
-            paired_draws = paired and len(draws[0]) == len(draws[1])
-            method = "paired resamples" if paired_draws else "independent resamples"
-            difference = percentiles(point, draws[0] * factors[0], draws[1] * factors[1], level, paired_draws)
-        else:
-            method = "independent, from the two intervals"
-            difference = from_intervals(point, pair, [units_of(finding) for finding in pair], level)
+        difference = from_intervals(second.value - first.value, pair, level)
     return Row(
         name=label or name,
         unit=first.unit,
@@ -196,15 +179,8 @@ def _finding_row(
     )
 
 
-def _resamples(run: Run) -> Floats | None:
-    table: pa.Table | None = run.table("resamples")
-    if table is None or table.num_rows < 100:
-        return None
-    return np.asarray(table["value"].to_numpy(), dtype=np.float64)
-
-
 def _likelihood_rows(tokens: tuple[Tokens, Tokens], same_text: bool, same_tokenizer: bool, level: float) -> list[Row]:
-    # On the same text both are summed over the same characters, in the first run's units: draws are paired.
+    # On the same text both are summed over the same characters, in the first run's units: paired.
     first, second = common_sums(*tokens) if same_text else (sums(tokens[0]), sums(tokens[1]))
     rows = []
     for name, count in (("token", "tokens"), ("character", "characters"), ("byte", "bytes")):
@@ -212,7 +188,7 @@ def _likelihood_rows(tokens: tuple[Tokens, Tokens], same_text: bool, same_tokeni
         if count == "tokens" and not same_tokenizer:
             difference, method = Value(value=None, reason=f"{OTHER_TOKENS}; see a byte"), "none"
         else:
-            method = "paired bootstrap over units" if same_text else "independent bootstrap over units"
+            method = "paired over units" if same_text else "independent, over units"
             difference = interval([first, second], count, level, paired=same_text)
         rows.append(
             Row(

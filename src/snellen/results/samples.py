@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -11,9 +11,10 @@ from numpy import ndarray
 from snellen.results import statistics
 from snellen.results.estimates import Estimate
 from snellen.results.shares import difference_interval, effective_units, share_interval
-from snellen.results.statistics import PERCENTILE_FROM, Resamples
+from snellen.results.statistics import Resamples
 
-LOST = "too many resamples are undefined"
+LOST = "no unit has any of it"
+FEW = f"fewer than {statistics.REFUSED_BELOW} units have any of it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Sample:
 
     flat: why a mean has no interval where all rows have the same number, which resampling takes for certainty; None
           where it is certainty, and the interval has no width.
+    limited: the rows are blocks of few documents, and what is found holds for these only.
     """
 
     unit: Int[ndarray, "rows"]
@@ -29,18 +31,20 @@ class Sample:
     kind: str
     resamples: Resamples
     flat: str | None = None
+    limited: bool = False
 
     @classmethod
     def of_texts(
         cls, document: Int[ndarray, "rows"], kind: str, *, number: int, level: float, seed: int, flat: str | None = None
     ) -> Sample:
-        """Documents where there are at least 20 of them, else the rows themselves, which are cut side by side from
-        the texts and are blocks of them (`results.statistics`). `kind`: of the rows. `Refused` for fewer than 8.
+        """Documents where they can be units (`results.statistics.are_units`), else the rows themselves, which are cut
+        side by side from the texts and are blocks of them. `kind`: of the rows. `Refused` for fewer than 8.
         """
-        known, unit = np.unique(document, return_inverse=True)
-        units = len(known)
-        if units < PERCENTILE_FROM:
-            return cls.of_rows(len(document), kind, number=number, level=level, seed=seed, flat=flat)
+        _, unit, sizes = np.unique(document, return_inverse=True, return_counts=True)
+        units = len(sizes)
+        if not statistics.are_units(sizes):
+            blocks = cls.of_rows(len(document), kind, number=number, level=level, seed=seed, flat=flat)
+            return replace(blocks, limited=True)
         drawn = statistics.resamples(units, number=number, level=level, seed=seed)
         return cls(unit=unit.astype(np.int64), units=units, kind="documents", resamples=drawn, flat=flat)
 
@@ -61,17 +65,24 @@ class Sample:
         *,
         less_from: float | None = None,
     ) -> list[Estimate]:
-        """Σ top / Σ bottom of each column; with `less_from`, that number minus the ratio."""
-        above, below = self.sums(top), self.sums(bottom)
-        drawn = statistics.ratios(above, below, self.resamples.counts)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            points = above.sum(axis=0) / below.sum(axis=0)
-        if less_from is not None:
-            points, drawn = less_from - points, less_from - drawn
+        """Σ top / Σ bottom of each column with its t interval; with `less_from`, that number minus the ratio."""
         return [
-            Estimate.of(float(point), *self.resamples.interval(float(point), row), LOST)
-            for point, row in zip(points, drawn, strict=True)
+            self._ratio(above, below, less_from)
+            for above, below in zip(self.sums(top).T, self.sums(bottom).T, strict=True)
         ]
+
+    def _ratio(
+        self, top: Float[ndarray, "units"], bottom: Float[ndarray, "units"], less_from: float | None
+    ) -> Estimate:
+        found = statistics.mean(top, bottom)
+        value, reach = float(found.value), float(found.reach(self.resamples.level))
+        if less_from is not None:
+            value = less_from - value
+        if not np.isfinite(value):
+            return Estimate.undefined(LOST)
+        if (bottom > 0).sum() < statistics.REFUSED_BELOW:
+            return Estimate(value=value, reason=FEW)
+        return Estimate(value=value, low=value - reach, high=value + reach)
 
     def means(self, values: Float[ndarray, "rows columns"]) -> list[Estimate]:
         found = self.ratios(values, np.ones(values.shape))

@@ -66,7 +66,7 @@ def units(document: NDArray[np.integer]) -> Units:
     lengths = np.diff(np.r_[starts, len(document)])
     if len(starts) != len(np.unique(document)):
         raise ValueError("document: rows of a document must stand together")
-    if len(starts) >= DOCUMENTS_FROM and effective(lengths) >= EFFECTIVE_FROM:
+    if are_units(lengths):
         return Units(
             of_row=np.repeat(np.arange(len(starts)), lengths).astype(np.int32),
             count=len(starts),
@@ -89,6 +89,11 @@ def units(document: NDArray[np.integer]) -> Units:
     first = np.r_[0, np.cumsum(blocks)[:-1]]
     of_row = np.concatenate([piece + start for piece, start in zip(pieces, first, strict=True)])
     return Units(of_row=of_row.astype(np.int32), count=count, kind="blocks")
+
+
+def are_units(sizes: NDArray[np.integer]) -> bool:
+    """Whether documents of these sizes are enough to be the units."""
+    return len(sizes) >= DOCUMENTS_FROM and effective(sizes) >= EFFECTIVE_FROM
 
 
 def effective(sizes: NDArray[np.integer] | Floats) -> float:

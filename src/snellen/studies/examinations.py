@@ -9,6 +9,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.measures.lookahead_gain import LookaheadGain
 from snellen.organisms.arms import Arms
 from snellen.organisms.cache import Tell, raised
 from snellen.organisms.catalogue import organism
@@ -17,6 +18,8 @@ from snellen.organisms.language import Language
 from snellen.organisms.markov import Markov
 from snellen.organisms.tables import exact, tempered
 from snellen.organisms.training import Moment
+from snellen.studies.expected import expected
+from snellen.studies.followers import Follower
 
 # More beams than there are ends: with fewer, those that survive tell the control `same candidates` which choices end
 # well, and the placebo, which scrambles them, falls below it.
@@ -36,7 +39,7 @@ class Examination:
     name: str
     says: str
     organism: str
-    expects: Literal["gain", "nothing", "shown"]
+    expects: Literal["gain", "nothing", "shown", "dose"]
     widths: tuple[int, ...]
     horizon: int
     judged_on: Mapping[str, Any] = field(default_factory=dict)
@@ -44,8 +47,11 @@ class Examination:
     exponent: float = 1.0
     sequences: int = 2000
     units: int = 40
+    found: bool = False  # of a dose: whether it is to be found, and not only held
 
     def text(self, seed: int) -> Language:
+        if self.expects == "dose":
+            return Follower(rules=seed, width=self.widths[-1], reach=self.horizon, **self.judged_on)
         own = Markov() if self.organism == TABLE else organism(self.organism).language
         return replace(own, rules=seed, **self.judged_on)
 
@@ -55,7 +61,7 @@ class Examination:
         if self.organism == TABLE:
             language = self.text(seed)
             assert isinstance(language, Markov)
-            model: PreTrainedModel = exact(language)
+            model: PreTrainedModel = exact(language.plain if isinstance(language, Follower) else language)
         else:
             moment = next(m for m in raised(organism(self.organism), seed, tell) if m.stage == self.stage)
             model = moment.model
@@ -65,8 +71,20 @@ class Examination:
     def room(self) -> float | None:
         """What a perfect choice could gain, nats a decision; None where that is not known in closed form."""
         author = self.text(0)
+        if isinstance(author, Follower):
+            return self.dose(0)
         plans = getattr(author, "planning", False) or getattr(author, "rhyming", False)
         return author.room if isinstance(author, Arms | Couplets) and plans else None
+
+    def dose(self, seed: int) -> float:
+        """The gain that is in the text, nats a token, in expectation."""
+        author = self.text(seed)
+        assert isinstance(author, Follower)
+        grid = LookaheadGain()
+        return expected(
+            author.plain.table, author.table, author.size, width=author.width, horizon=author.reach,
+            alphas=grid.alphas, weights=grid.weights,
+        ).gain  # fmt: skip
 
 
 _MARKOV: dict[str, Any] = {"expects": "nothing", "widths": (4,), "horizon": 3, "sequences": 40}
@@ -111,6 +129,14 @@ EXAMINATIONS = (
     Examination(name="markov, too flat", says="p^0.5 of the same", organism="markov", exponent=0.5, **_MARKOV),
     Examination(name="markov, too sharp", says="p^2 of the same", organism="markov", exponent=2.0, **_MARKOV),
     Examination(name="exact table", says="nothing to plan; not learned", organism=TABLE, **_MARKOV),
+    *(
+        Examination(
+            name=f"small dose {follows:.0%}", says="the author follows the table's own lookahead with this weight",
+            organism=TABLE, judged_on={"follows": follows}, expects="dose", widths=(4,), horizon=3, sequences=120,
+            units=40, found=found,
+        )
+        for follows, found in ((0.15, False), (0.25, True), (0.4, True))
+    ),
 )  # fmt: skip
 
 

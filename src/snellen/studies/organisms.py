@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from snellen.errors import Refused
 from snellen.measures.lookahead_gain import LookaheadGain
 from snellen.organisms.cache import Tell
@@ -151,9 +153,11 @@ def judge(one: Examination, results: Sequence[SeedResult]) -> Row:
     ]
     width = one.widths[-1]
     for point in points:
-        if point.width == width and one.expects != "shown":
+        if point.width == width and one.expects == "dose" and point.horizon == one.horizon:
+            objections += _dosed(one, point, float(np.mean([one.dose(r.seed) for r in whole])))
+        elif point.width == width and one.expects in ("gain", "nothing"):
             objections += _objections(one, point)
-    if one.expects != "shown":
+    if one.expects in ("gain", "nothing"):
         for result in whole:
             objections += _contradictions(one, result)
     return Row(
@@ -175,6 +179,15 @@ def _objections(one: Examination, point: Point) -> list[str]:
     return found
 
 
+def _dosed(one: Examination, point: Point, dose: float) -> list[str]:
+    found = []
+    if not point.gain.low <= dose <= point.gain.high:
+        found.append(f"the interval {_shown(point.gain, 4)} does not hold the gain that is there, {dose:+.4f}")
+    if one.found and point.gain.low <= 0:
+        found.append(f"a gain of {dose:+.4f} was not found: {_shown(point.gain, 4)}")
+    return found
+
+
 def _contradictions(one: Examination, result: SeedResult) -> list[str]:
     """A single seed is less certain than all together: its interval must not exclude what is expected."""
     found = []
@@ -189,8 +202,8 @@ def _contradictions(one: Examination, result: SeedResult) -> list[str]:
     return found
 
 
-def _shown(estimate: Estimate) -> str:
-    return f"[{estimate.low:+.3f}, {estimate.high:+.3f}]"
+def _shown(estimate: Estimate, digits: int = 3) -> str:
+    return f"[{estimate.low:+.{digits}f}, {estimate.high:+.{digits}f}]"
 
 
 def as_dict(row: Row) -> dict[str, Any]:

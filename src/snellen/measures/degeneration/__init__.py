@@ -20,6 +20,7 @@ from snellen.measures.degeneration.estimates import of_prompts
 from snellen.measures.degeneration.quantities import LOOP
 from snellen.measures.degeneration.tables import HUMAN, Comparison
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
+from snellen.results import statistics
 from snellen.results.findings import Finding
 from snellen.results.samples import Sample
 
@@ -124,6 +125,8 @@ class Degeneration(Measure):
             for name, twin in self._twins().items()
         }
         said, reading = tables.verdict(self.headline, HEADLINE, compared, human)
+        if sample.limited:
+            said = f"{said.removesuffix('.')} ({statistics.LIMITED})."
         return Measured(
             finding=self._finding(found, sample, compared, human, contrasts, seed, said, reading),
             tables={
@@ -161,7 +164,7 @@ class Degeneration(Measure):
             settings=_plain(asdict(self)) | {"decoding": self.headline, "seed": seed},
             reason=first.reason,
             details={
-                "interval": sample.resamples.method,
+                "interval": "t",
                 "human": {name: value.as_dict() for name, value in human.values.items()},
                 "decodings": {
                     name: {metric: value.as_dict() for metric, value in own.values.items()}

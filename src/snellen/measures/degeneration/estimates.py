@@ -16,7 +16,7 @@ SAME = "the same for every prompt, which resampling would take for certainty"
 
 
 def of_prompts(document: Int[ndarray, "prompts"], *, number: int, level: float, seed: int) -> Sample:
-    """The unit is a document where there are at least 20; else a prompt with its continuation.
+    """The unit is a document where there are at least 8; else a prompt with its continuation.
 
     Raises `Refused` for fewer than 8 prompts.
     """

@@ -7,10 +7,12 @@ from typing import Any
 from snellen.measures.in_context.few_shot import TOLD_APART, FewShot
 from snellen.measures.in_context.texts import HALF, OfText
 from snellen.results.estimates import Estimate
+from snellen.results.statistics import LIMITED
 
 
 def verdict(text: OfText | None, few: FewShot | None, no_text: str, no_lines: str) -> str:
-    said = f"Text: not measured ({no_text})." if text is None else f"Text: {_text(text)}."
+    few_texts = "" if text is None or not text.sample.limited else f" ({LIMITED})"
+    said = f"Text: not measured ({no_text})." if text is None else f"Text: {_text(text)}{few_texts}."
     lines = f"Lines: not measured ({no_lines})." if few is None else f"Lines: {_lines(few)}."
     return f"{said} {lines}"
 
@@ -95,7 +97,7 @@ def of_text(text: OfText | None, reason: str) -> dict[str, Any]:
         "length": cut.length,
         "near": cut.near,
         "block": cut.block,
-        "interval": text.sample.resamples.method,
+        "interval": "t",
         "gain from further context": text.gain.as_dict(),
         "foreign": text.foreign.as_dict(),
         "beyond foreign": text.beyond.as_dict(),

@@ -4,8 +4,8 @@ Suppose that the author follows the lookahead with weight w: at every position o
 (1 − w) b + w q, with b the control that is best on this text and q the amplified prediction at one exponent. The
 control of *his* text is the one that is best in expectation there: another temperature, or `same candidates` sharpened,
 follows him part of the way. What the lower end of the interval is made of, d = log(½ + ½ mix/control) or
-log mix/control, then has a known mean and variance at every position, sums over the tokens; nothing is drawn. The gain is
-found with probability `POWER` where
+log mix/control, then has a known mean and variance at every position, sums over the tokens; nothing is drawn. The
+gain is found with probability `POWER` where
 
     (Σ mean − ½) / error  ≥  t + z(POWER)
 
@@ -107,7 +107,7 @@ class Authors:
         return out
 
     def _tabulate(self) -> None:
-        """Expected gain over b of every control, where the author is b and where it is q: it is linear in his weight."""
+        """Expected gain over b of every control, of the author b and of the author q: it is linear in his weight."""
         some = slice(None, None, max(1, len(self.log_b) // CHOOSING))
         plain = np.where(self.inside[:, : self.first.shape[1]], 0.0, -np.inf)
         same = [self._over_slots(plain, alpha) for alpha in self.rows.alphas]
@@ -172,13 +172,12 @@ def _mean_beyond(rows: Rows, base: int, mine: Ints, log_p: Floats) -> Floats:
     left = 1 - known.sum(axis=1)
     least = np.min(np.where(log_p > -np.inf, log_p, np.inf), axis=1)  # none beyond is more probable
     if len(tau) < 2:
-        return least - 1.0
+        return np.asarray(least - 1.0, dtype=np.float64)
     slope = np.gradient(log_z, tau, axis=1)[:, at]
     seen = np.where(log_p > -np.inf, known * np.where(log_p > -np.inf, log_p, 0.0), 0.0).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.where(left > 1e-6, (slope - seen) / left, least)
-    out: Floats = np.minimum(mean, least)
-    return out
+    return np.asarray(np.minimum(mean, least), dtype=np.float64)
 
 
 def _mixed(log_base: Floats, log_q: Floats, weight: float, known: NDArray[np.bool_]) -> Floats:

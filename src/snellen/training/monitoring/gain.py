@@ -41,9 +41,9 @@ _BESIDE = 1  # width of the beam that the measure wants beside particles; nothin
 class Watched:
     """What one look found. Nats per token; every arm cross-fitted, so that losses are held out twice.
 
-    gain: `control_loss` − `amplified_loss`; its interval and the placebo's are over units of text. control: which of the
-    four controls is the best. mix: lookahead as fitted on the whole text (kind, alpha, weight, temperature), for the
-    record.
+    gain: `control_loss` − `amplified_loss`; its interval and the placebo's are over units of text. control: which of
+    the four controls is the best. mix: lookahead as fitted on the whole text (kind, alpha, weight, temperature), for
+    the record.
     """
 
     gain: float

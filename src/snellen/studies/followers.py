@@ -1,7 +1,7 @@
-"""Markov text whose author follows the model's own lookahead a little: the gain is known exactly, and as small as one likes.
+"""Markov text whose author follows the model's own lookahead a little: a gain that is known, as small as one likes.
 
-The model is the author of `Markov`; the text is drawn from (1 − w) p + w q, with q what a beam of some width and horizon
-makes of p (`lookahead.mixing`). Since p depends on two tokens alone, so does q: the author is a table again.
+The model is the author of `Markov`; the text is drawn from (1 − w) p + w q, with q what a beam of some width and
+horizon makes of p (`lookahead.mixing`). Since p depends on two tokens alone, so does q: the author is a table again.
 """
 
 from __future__ import annotations
