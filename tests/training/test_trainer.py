@@ -85,6 +85,25 @@ def test_two_processes_are_one(tmp_path, method):
 
 
 @pytest.mark.slow
+def test_two_processes_are_killed_and_go_on(tmp_path):
+    """The first of them holds the folder for both; each has its random state in the checkpoint."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    settings = json.dumps({**settings, "logging_steps": 3})
+    run(tmp_path / "whole", "balance", "--settings", settings, processes=2)
+    assert run(tmp_path / "killed", "balance", "--settings", settings, "--kill", 3, processes=2, check=False).returncode
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    files = json.loads((tmp_path / "killed" / "checkpoint-2" / "manifest.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth", "sums.json"} <= {*files}
+    alone = run(tmp_path / "killed", "balance", "--settings", settings.replace("4,", "8,", 1), check=False)
+    assert "the random states of 2 processes are in it, and here are 1" in alone.stderr
+    run(tmp_path / "killed", "balance", "--settings", settings, processes=2)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    records = [(tmp_path / name / "training.json").read_bytes() for name in ("whole", "killed")]
+    assert records[0] == records[1]
+
+
+@pytest.mark.slow
 def test_two_processes_evaluate_every_row_once(tmp_path):
     """23 rows, 3 at a time: the last batches are filled up with rows that were evaluated before."""
     losses = []

@@ -1,11 +1,10 @@
-"""Which checkpoints of a run are whole, when it is complete, and what happens when one cannot be written."""
+"""From which checkpoint a run goes on, when it is complete, and what happens when one cannot be written."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,36 +13,107 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers.trainer import TRAINER_STATE_NAME
 
 from snellen.errors import InputError
-from snellen.results.files import UNREADABLE, read_json, reading, write_json
-from snellen.training.claim import OTHER, RUN
+from snellen.results.files import reading, sha256_of
+from snellen.training import sums
+from snellen.training.claim import OTHER, RUN, read_record, write_record
+from snellen.training.manifest import MANIFEST, STEP, Checkpoint, Flawed, check_complete, examine
 
 STATE = "stunting.pt"
 
 
-def last_good(folder: Path, *, tidy: bool) -> str | None:
-    """The newest checkpoint that was written to its end; with `tidy` newer ones, which were not, are removed."""
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _STEP.fullmatch(path.name))]
-    for _, path in sorted(found, reverse=True):
-        if is_whole(path):
-            return str(path)
-        if tidy:
-            shutil.rmtree(path, ignore_errors=True)
-    return None
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The newest checkpoint that can be believed (None: there is none), and newer ones that cannot, with the reason."""
+
+    checkpoint: Checkpoint | None
+    passed: tuple[tuple[Path, Flawed], ...]
+
+    @property
+    def line(self) -> str:
+        return " and ".join(f"{path.name} ({why})" for path, why in self.passed)
 
 
-_STEP = re.compile(r"checkpoint-(\d+)")
+def newest(folder: Path, *, run: str | None = None, processes: int | None = None, best: bool = False) -> Found:
+    """The newest checkpoint of a folder that is whole; see `manifest.examine`.
+
+    best: the training ends with the model of the best checkpoint so far, which must then be whole as well.
+    """
+    passed = list[tuple[Path, Flawed]]()
+    for _, path in _by_step(folder):
+        try:
+            found = examine(path, run=run, processes=processes)
+            if best and (other := best_of(found)) not in (None, path):
+                assert other is not None
+                try:
+                    examine(other, run=run)
+                except Flawed as error:
+                    raise Flawed(f"the best checkpoint before it is {other.name}: {error}") from error
+            return Found(checkpoint=found, passed=tuple(passed))
+        except Flawed as error:
+            passed.append((path, error))
+    return Found(checkpoint=None, passed=tuple(passed))
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: transformers writes the trainer's state last."""
+def best_of(checkpoint: Checkpoint) -> Path | None:
+    """The best checkpoint when this one was written, where it lies now."""
+    name = checkpoint.state.get("best_model_checkpoint")
+    return None if name is None else checkpoint.path.parent / Path(name).name
+
+
+def resumable(found: Found, folder: Path) -> Checkpoint | None:
+    """The checkpoint to go on from; None: the run is at its beginning.
+
+    Raises
+    ------
+    InputError
+        There are checkpoints, and none that can be resumed.
+    """
+    mend = f"restore one, or remove them to begin anew, or {OTHER}"
+    checkpoint = found.checkpoint
+    if checkpoint is None:
+        if all(why.unfinished for _, why in found.passed):
+            return None
+        raise InputError(f"output_dir {str(folder)!r}: none of its checkpoints can be resumed: {found.line}; {mend}")
+    if not checkpoint.resumes:
+        newer = f", and newer ones are not whole: {found.line}" if found.passed else ""
+        raise InputError(
+            f"output_dir {str(folder)!r}: {checkpoint.path.name} holds the model alone (save_only_model), so that the "
+            f"training cannot be resumed{newer}; remove the checkpoints to begin anew, or {OTHER}"
+        )
+    return checkpoint
+
+
+def check_given(checkpoint: Path, *, processes: int) -> None:
+    """Whether a checkpoint that was named can be gone on from, whoever wrote it.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or lacks what transformers would go on without.
+    """
     try:
-        state = read_json(checkpoint / TRAINER_STATE_NAME)
-        return bool(state["global_step"] == int(checkpoint.name.rpartition("-")[2]))
-    except UNREADABLE:
-        return False
+        if (checkpoint / MANIFEST).exists():
+            if not examine(checkpoint, processes=processes).resumes:
+                raise Flawed("it holds the model alone (save_only_model)")
+        else:
+            check_complete(checkpoint, processes=processes)
+    except Flawed as error:
+        raise InputError(f"resume_from_checkpoint = {str(checkpoint)!r}: {error}; name another") from error
+
+
+def last_good(folder: Path) -> str | None:
+    """The newest checkpoint that is whole, for a message."""
+    found = newest(folder).checkpoint
+    return None if found is None else str(found.path)
+
+
+def remove(found: Found, *, but: Path) -> None:
+    """Those that were passed over, once another (`but`) was written, perhaps in the place of one of them."""
+    for path, _ in found.passed:
+        if path.name != but.name:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,35 +121,47 @@ class Finished:
     """A run that is complete: where its last weights are, and the checkpoint of its end, if there is one."""
 
     folder: Path
-    checkpoint: str | None
+    checkpoint: Checkpoint | None
     steps: int
     loss: float  # mean training loss; NaN where it is not known
 
 
-def finished(folder: Path, checkpoint: str | None) -> Finished | None:
-    """Whether the run in `folder`, whose last good checkpoint is given, has come to its end; None: it has not."""
-    with reading(folder / RUN, mend=OTHER):
-        done = read_json(folder / RUN).get("finished")
-        if done is not None:
+def finished(folder: Path, found: Found, *, best: bool, stopped: bool) -> Finished | None:
+    """Whether the run in `folder`, whose checkpoints are given, has come to its end; None: it has not.
+
+    best: it ends with the model of its best checkpoint; stopped: one that was stopped before its last step is complete.
+
+    Raises
+    ------
+    InputError
+        The trained model is not the one that was written, and no checkpoint has it.
+    """
+    last = found.checkpoint
+    done = read_record(folder).get("finished")
+    why = None
+    if done is not None:
+        with reading(folder / RUN, mend=OTHER):
             loss = math.nan if done["training_loss"] is None else float(done["training_loss"])
-            done = {"steps": int(done["steps"]), "loss": loss}
-    if done is not None and any(folder.glob("*.safetensors")):
-        return Finished(folder=folder, checkpoint=checkpoint, steps=done["steps"], loss=done["loss"])
-    if checkpoint is None:
-        return None
-    state = json.loads((Path(checkpoint) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    if state["global_step"] < state["max_steps"]:
-        return None
-    losses = [row["train_loss"] for row in state["log_history"] if "train_loss" in row]
-    loss = losses[-1] if losses else math.nan  # it was stopped before transformers had summed up
-    return Finished(folder=Path(checkpoint), checkpoint=checkpoint, steps=state["global_step"], loss=loss)
+            steps, files = int(done["steps"]), {str(name): str(digest) for name, digest in done["files"].items()}
+        why = _differing(folder, files)
+        if why is None:
+            return Finished(folder=folder, checkpoint=last, steps=steps, loss=loss)
+    if last is not None and (last.step >= last.state["max_steps"] or (stopped and _stopped(last))):
+        where = (best_of(last) if best else None) or last.path
+        return Finished(folder=where, checkpoint=last, steps=last.step, loss=sums.mean(last.path, last.step))
+    if why is not None and not why.endswith("is missing"):
+        raise InputError(
+            f"output_dir {str(folder)!r}: the run is complete, but {why}; restore the file, or remove it to train on "
+            f"from the last checkpoint, or {OTHER}"
+        )
+    return None
 
 
 def finish(folder: Path, steps: int, loss: float) -> None:
     """Write down that the run is complete, after its model was written."""
-    content = read_json(folder / RUN)
-    content["finished"] = {"steps": steps, "training_loss": loss if math.isfinite(loss) else None}
-    write_json(folder / RUN, content)
+    files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    done = {"steps": steps, "training_loss": loss if math.isfinite(loss) else None, "files": files}
+    write_record(folder, {**read_record(folder), "finished": done})
 
 
 @contextlib.contextmanager
@@ -94,21 +176,24 @@ def writing(folder: Path, *, what: str) -> Iterator[None]:
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _about_files(error):
+    except (OSError, SafetensorError, RuntimeError, InputError) as error:
+        refused: BaseException | None = error
+        if isinstance(error, InputError):  # of `results.files`, which has said it for that file alone
+            refused = error.__cause__ if str(error).startswith("cannot write ") else None
+        if refused is None or not (isinstance(refused, OSError | SafetensorError) or _about_files(refused)):
             raise
         run = folder
-        if _STEP.fullmatch(folder.name):
+        if STEP.fullmatch(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
             run = folder.parent
         else:
             for path in folder.glob("*.safetensors"):
                 if before.get(path) != path.stat().st_mtime_ns:
                     path.unlink(missing_ok=True)
-        good = last_good(run, tidy=False)
+        good = last_good(run)
         kept = f"the last good checkpoint is {good}" if good else "there is no earlier one"
         raise InputError(
-            f"{what} could not be written to {str(run)!r} ({_line(error)}); {kept}: make room and run the same again"
+            f"{what} could not be written to {str(run)!r} ({_line(refused)}); {kept}: make room and run the same again"
         ) from error
 
 
@@ -126,7 +211,30 @@ def load_state(checkpoint: Path, device: torch.device) -> dict[str, Any]:
     return found
 
 
-def _about_files(error: RuntimeError) -> bool:
+def _by_step(folder: Path) -> list[tuple[int, Path]]:
+    """Newest first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := STEP.fullmatch(path.name))]
+    return sorted(found, reverse=True)
+
+
+def _stopped(checkpoint: Checkpoint) -> bool:
+    """Whether the training was about to stop when this one was written: transformers notes it with its callbacks."""
+    control = checkpoint.state.get("stateful_callbacks", {}).get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_training_stop", False))
+
+
+def _differing(folder: Path, files: Mapping[str, str]) -> str | None:
+    """Of the trained model: what is not as it was written."""
+    for name, digest in files.items():
+        path = folder / name
+        if not os.path.isfile(path):
+            return f"{name} is missing"
+        if sha256_of(path) != digest:
+            return f"{name} is not what was written"
+    return None if files else "model.safetensors is missing"
+
+
+def _about_files(error: BaseException) -> bool:
     said = str(error).lower()
     signs = ("space left", "file write failed", "pytorchstreamwriter", "iostream", "too large")
     return any(sign in said for sign in signs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import snellen
 from snellen.errors import InputError
+from snellen.models.identity import code_of
 from snellen.models.sources import check_apart
 from snellen.results.files import read_json, reading, write_json
 from snellen.results.folders import contents, locked
+from snellen.results.provenance import code_hash, versions
+from snellen.results.store import DIGEST, MADE_BY, digest_of
 from snellen.training.data import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 RUN = "training.json"
 SCHEMA = 1
 OTHER = "choose another output_dir"
+TRAINER = "snellen.training.trainer"
+APART = ("snellen.report", "snellen.cli")  # change no number: one draws what is finished, one asks for it
 
 # Settings that change what comes out. Where, when and how much is saved, logged, held at a time is not among them.
 _DECISIVE = (
@@ -41,23 +47,46 @@ _NOT_SHAPE = (
 )  # fmt: skip
 
 
-def claim(trainer: ResumingTrainer, folder: Path) -> None:
-    """Write down whose run the folder holds, or make sure that it is this one.
+def claim(trainer: ResumingTrainer, folder: Path) -> str:
+    """Write down whose run the folder holds, or make sure that it is this one. Its mark is in every checkpoint.
 
     Raises
     ------
     InputError
-        The folder holds a run with other settings, another kind of model or other data, or cannot be written.
+        The folder holds a run with other settings, another model, other data or other code, or cannot be written.
     """
     key = _key(trainer)
-    path = folder / RUN
     with trainer.args.main_process_first(desc="claiming the folder"):
         if begun(folder):
-            _compare(path, key)
+            _compare(folder, key)
         elif trainer.is_world_process_zero():
             check_apart(trainer.model, folder, name="output_dir")
             content = {"schema": SCHEMA, "snellen": snellen.__version__, "key": key, "settings": trainer.args.own()}
-            write_json(path, content)
+            write_record(folder, content)
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def made_by(trainer: ResumingTrainer) -> dict[str, Any]:
+    """The code of a training, of its monitor and of its model, and the libraries below them."""
+    return {
+        "code": code_hash(TRAINER, apart=APART)[:16],
+        "code of the model": code_of(trainer.model, apart=APART),
+        **versions("accelerate", "tokenizers"),
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What `training.json` says. InputError where it is not what was written."""
+    path = folder / RUN
+    with reading(path, mend=OTHER):
+        content = dict(read_json(path))
+        if content.get(DIGEST) != digest_of(content):
+            raise ValueError("it is not what was written: its digest is another")
+    return content
+
+
+def write_record(folder: Path, content: Mapping[str, Any]) -> None:
+    write_json(folder / RUN, {**content, DIGEST: digest_of(_plain(content))})
 
 
 def begun(folder: Path) -> bool:
@@ -109,24 +138,37 @@ def _key(trainer: ResumingTrainer) -> dict[str, Any]:
     model = trainer.model.config.to_dict()
     for name in _NOT_SHAPE:
         model.pop(name, None)
-    return {
+    key = {
         **{name: settings[name] for name in _DECISIVE if name in settings},
         **{name: value for name, value in args.own().items() if name not in _INDIFFERENT},
         "rows a step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
         "rows": len(rows),
         "data": fingerprint(rows),
-        "model": _plain(model),
+        "model": model,
+        "weights before training": trainer.weights,
+        MADE_BY: made_by(trainer),
     }
+    return dict(_plain(key))
 
 
-def _compare(path: Path, key: Mapping[str, Any]) -> None:
-    with reading(path, mend=OTHER):
-        before = dict(read_json(path)["key"])
-    now = json.loads(json.dumps(key))
+def _compare(folder: Path, key: Mapping[str, Any]) -> None:
+    with reading(folder / RUN, mend=OTHER):
+        before = dict(read_record(folder)["key"])
+        others = dict(before.pop(MADE_BY, None) or {})
+    now = dict(key)
+    ours = now.pop(MADE_BY)
+    if other := _differing(before, now):
+        raise InputError(f"output_dir {str(folder)!r}: holds a run with other settings ({other}); choose another")
+    if other := _differing(others, ours):
+        raise InputError(
+            f"output_dir {str(folder)!r}: holds a run that was made by other code ({other}): what it has learnt and "
+            f"what this code would go on with do not belong together; go on with the code that began it, or {OTHER}"
+        )
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     other = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
-    if other:
-        shown = "; ".join(f"{name}: {_brief(before.get(name))} there, {_brief(now.get(name))} here" for name in other)
-        raise InputError(f"output_dir {str(path.parent)!r}: holds a run with other settings ({shown}); choose another")
+    return "; ".join(f"{name}: {_brief(before.get(name))} there, {_brief(now.get(name))} here" for name in other)
 
 
 def _plain(value: Any) -> Any:

@@ -250,6 +250,13 @@ class StuntingTrainer(ResumingTrainer):
             logs = {**logs, **self._stunting.figures()}
         super().log(logs, start_time)
 
+    def figures_so_far(self) -> dict[str, tuple[str, int]]:
+        return {} if self._stunting is None else self._stunting.sums()
+
+    def take_figures(self, figures: Mapping[str, tuple[str, int]]) -> None:
+        if self._stunting is not None:
+            self._stunting.load_sums(figures)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self._stunting is not None and self.args.should_save:
