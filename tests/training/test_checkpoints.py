@@ -248,6 +248,11 @@ def test_a_damaged_record_is_refused(begun, tmp_path, how):
 # ---- what cannot be resumed
 
 
+def test_rows_that_a_resumption_would_read_again_are_refused(tmp_path):
+    with pytest.raises(InputError, match="ignore_data_skip = True: a resumed training would read other rows"):
+        config(tmp_path, ignore_data_skip=True)
+
+
 def test_the_model_alone_cannot_be_resumed(tmp_path, whole):
     folder = tmp_path / "run"
     assert train(folder, "balance", save_only_model=True, kill=("a step", 5)) == -9

@@ -90,7 +90,8 @@ def test_two_processes_are_killed_and_go_on(tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     settings = json.dumps({**settings, "logging_steps": 3})
     run(tmp_path / "whole", "balance", "--settings", settings, processes=2)
-    assert run(tmp_path / "killed", "balance", "--settings", settings, "--kill", 3, processes=2, check=False).returncode
+    killed = run(tmp_path / "killed", "balance", "--settings", settings, "--kill", 3, processes=2, check=False)
+    assert "SIGKILL" in killed.stderr, killed.stderr[-3000:]
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     files = json.loads((tmp_path / "killed" / "checkpoint-2" / "manifest.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth", "sums.json"} <= {*files}

@@ -18,7 +18,7 @@ from snellen.errors import InputError
 from snellen.results.files import reading, sha256_of
 from snellen.training import sums
 from snellen.training.claim import OTHER, RUN, read_record, write_record
-from snellen.training.manifest import MANIFEST, STEP, Checkpoint, Flawed, check_complete, examine
+from snellen.training.manifest import MANIFEST, STEP, Checkpoint, Flawed, check_complete, examine, sync_file
 
 STATE = "stunting.pt"
 
@@ -159,7 +159,10 @@ def finished(folder: Path, found: Found, *, best: bool, stopped: bool) -> Finish
 
 def finish(folder: Path, steps: int, loss: float) -> None:
     """Write down that the run is complete, after its model was written."""
-    files = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in weights:
+        sync_file(path)
+    files = {path.name: sha256_of(path) for path in weights}
     done = {"steps": steps, "training_loss": loss if math.isfinite(loss) else None, "files": files}
     write_record(folder, {**read_record(folder), "finished": done})
 

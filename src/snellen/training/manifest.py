@@ -64,8 +64,7 @@ def seal(folder: Path, step: int, *, run: str, processes: int, resumes: bool) ->
     """
     files = dict[str, dict[str, int | str]]()
     for path in _files(folder):
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(path)
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for inner in [path for path in folder.rglob("*") if path.is_dir()]:
         _sync(inner)
@@ -118,6 +117,12 @@ def check_complete(folder: Path, *, processes: int) -> None:
     for name in (TRAINER_STATE_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, *random):
         if not (folder / name).is_file():
             raise Flawed(f"{name} is missing")
+
+
+def sync_file(path: Path) -> None:
+    """What was written is on the disk when this returns."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

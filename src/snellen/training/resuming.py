@@ -76,6 +76,7 @@ class ResumingTrainer(Trainer):  # type: ignore[misc]  # transformers has no typ
             given = Path(resume_from_checkpoint)
             processes = self.args.world_size
             from_first((lambda: checkpoints.check_given(given, processes=processes)) if first else None)
+            self._best = self._passed = None
         self._sums.resumed = None if resume_from_checkpoint is None else sums.read(Path(resume_from_checkpoint))
         if first and self.args.save_only_model and self.args.save_strategy != "no":
             log.warning(
