@@ -49,7 +49,7 @@ class Genetic:
     passes
         Most rows that the model may be run on; by default no limit. The last generation is the last that fits.
     memory
-        What a batch may hold beside the weights, as 512MB or 2GB; changes no number.
+        What a batch may hold beside the weights, as 512MB or 2GB; changes numbers by rounding alone (docs/runs.md).
     seed
         Of everything that is drawn.
     """

@@ -56,7 +56,7 @@ class Request:
     context
         Tokens that each scored one is predicted from, at least; by default a quarter of the window, at most 256.
     memory
-        What the search may hold beside the weights, as 512MB or 2GB; changes no number.
+        What the search may hold beside the weights, as 512MB or 2GB; changes numbers by rounding alone (docs/runs.md).
     seed
         Of folds and resampling.
     engine

@@ -52,8 +52,8 @@ def beam(
     width, horizon
         W branches kept at each depth, D tokens deep; both at least 1.
     memory
-        What the search may hold beside the weights, in bytes or as "512MB", "2GB". It changes no result: positions
-        and vocabulary are taken in blocks that fit.
+        What the search may hold beside the weights, in bytes or as "512MB", "2GB". It changes results by rounding
+        alone: positions and vocabulary are taken in blocks that fit.
     positions
         (first, last): search only from positions first ≤ t < last.
     engine

@@ -125,7 +125,7 @@ def generate(
     on_token
         Called with each `Step` when it is chosen.
     reuse, memory, engine
-        Keep the search between tokens; bytes for logits; see `beam`. None of them changes a result.
+        Keep the search between tokens; bytes for logits; see `beam`. They change results by rounding alone.
 
     Returns
     -------

@@ -45,8 +45,8 @@ def particles(
 ) -> Particles:
     """`particles` weighted completions of length `horizon` after every position of every text.
 
-    The numbers depend on the model, the seed and each position's context alone: not on `memory`, `engine` (but for
-    rounding), `positions` or what else is in the batch. Equal contexts have equal particles.
+    The numbers depend on the model, the seed and each position's context alone: but for rounding not on `memory`,
+    `engine`, `positions` or what else is in the batch. Equal contexts have equal particles.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def exam(
     limit, window, context
         Score at most so many tokens; read so many at once; predict each scored token from at least so many.
     memory
-        What the search may hold beside the weights; changes no number.
+        What the search may hold beside the weights; changes numbers by rounding alone (docs/runs.md).
     tokenizer, revision, dtype, device, bos, trust_remote_code
         As in `snellen.load`, for a model that is not loaded yet; None leaves them as they are there.
 
@@ -303,6 +303,6 @@ def _subject(model: Any, loading: dict[str, Any], before: Callable[[Reading], No
 
 def _less(request: Request) -> str:
     return (
-        f"lower --memory (now {request.memory}), which changes no number and resumes this run; "
+        f"lower --memory (now {request.memory}), which changes numbers by rounding alone and resumes this run; "
         "if that does not suffice, lower --window or --width"
     )

@@ -16,7 +16,7 @@ from snellen.models.load import load_model, read_config, read_tokenizer
 from snellen.models.quiet import quiet
 from snellen.models.sources import check_files, resolve
 from snellen.texts.read import Document, read_documents
-from snellen.training.checkpoints import check_folder
+from snellen.training.claim import check_folder
 from snellen.training.config import StuntingConfig
 from snellen.training.foreign import asked_for
 from snellen.training.settings import ModelSettings, TrainingSettings
