@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from snellen.attention.myopic.interface import replace_hidden
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.models.body import body_of
 
 
+@checked
 def influence_matrix(
     model: PreTrainedModel, input_ids: Int[Tensor, "pos"], *, layer: int
 ) -> Float[Tensor, "pos-1 pos-1"]:

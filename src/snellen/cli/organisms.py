@@ -69,6 +69,9 @@ def examine_organisms(
     if listed:
         show_names()
         return
+    from snellen.studies.examinations import asked
+
+    asked(seeds, only or (), processes)
     console = Watching(quiet=quiet)
     cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead import without_replacement
 from snellen.lookahead.head import first_tokens, naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
@@ -30,6 +31,7 @@ from snellen.request import bytes_of
 __all__ = ["WindowScores", "beam", "score_window"]
 
 
+@checked
 @torch.no_grad()
 def beam(
     model: PreTrainedModel,

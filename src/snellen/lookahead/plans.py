@@ -26,6 +26,7 @@ from transformers.generation import EosTokenCriteria
 from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
 from snellen.lookahead.generation_config import config_of
+from snellen.lookahead.settings import check_batch
 from snellen.lookahead.stop_texts import StopText
 from snellen.models.body import context_of, device_of, embedding_rows, logit_columns
 
@@ -221,6 +222,7 @@ def inferred_mask(
 
 def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) -> None:
     """Raises InputError for texts that are padded (see `inferred_mask`), where no mask could say so."""
+    check_batch(input_ids)
     config = config_of(model)
     mask = inferred_mask(input_ids, _ids(config.pad_token_id), ends=_ids(config.eos_token_id), model=model)
     if mask is not None:
@@ -232,10 +234,7 @@ def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) 
 
 def prompts_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[Int[Tensor, "own"]]:
     """The rows without their padding. Raises InputError unless it is all on the left."""
-    if input_ids.ndim != 2 or input_ids.is_floating_point() or input_ids.shape[0] < 1:
-        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
-    if input_ids.shape[1] == 0:
-        raise InputError("input_ids: an empty prompt; begin with the model's first token (BOS)")
+    check_batch(input_ids)
     if attention_mask is None:
         return list(input_ids)
     if attention_mask.shape != input_ids.shape:

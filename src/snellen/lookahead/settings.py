@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
 from snellen.models.body import context_of, embedding_rows, known_ids
+
+
+def check_batch(input_ids: Tensor) -> None:
+    """Refuses what is no batch of token ids, or one without a text or a token. Raises InputError."""
+    if not isinstance(input_ids, Tensor):
+        what = type(input_ids).__name__
+        raise InputError(f"input_ids of type {what}: must be a tensor of ids [batch, pos], as torch.tensor([[…]])")
+    if input_ids.ndim == 2 and input_ids.shape[1] == 0:
+        raise InputError("input_ids: an empty prompt; begin with the model's first token (BOS)")
+    whole = input_ids.dtype in (torch.int64, torch.int32)
+    if input_ids.ndim != 2 or 0 in input_ids.shape or not whole:
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+    if input_ids.layout != torch.strided or input_ids.is_meta:
+        raise InputError("input_ids: a sparse tensor, or one without content (meta): must be dense ids [batch, pos]")
 
 
 def check_search(
@@ -30,8 +45,7 @@ def check_search(
     for field, value in zip(names, (width, horizon), strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{field} {value}: must be a whole number of at least 1")
-    if input_ids.ndim != 2 or input_ids.shape[1] < 1 or input_ids.is_floating_point():
-        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+    check_batch(input_ids)
     limit = context_of(model)
     if limit is not None and input_ids.shape[1] + horizon - 1 > limit:
         raise InputError(
