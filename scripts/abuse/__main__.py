@@ -71,7 +71,7 @@ def _again(chosen: argparse.Namespace, verdict: trials.Verdict) -> str:
 
 
 def _show(verdict: trials.Verdict) -> None:
-    print(f"── {verdict.trial.name}: {verdict.outcome} {verdict.why}\n{verdict.trial.shown}")
+    print(f"── {verdict.trial.name}: {verdict.outcome} {verdict.why}\n{verdict.trial.shown}", flush=True)
     for name, text in (("stdout", verdict.ended.out), ("stderr", verdict.ended.err)):
         print(f"{name}: {text[-4000:]!a}" if len(text) < 400 else f"{name}:\n{text[-4000:]}")
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from scripts.abuse.commands import Command, commands, undisturbed, watch
+from scripts.abuse.commands import Command, Undisturbed, commands, undisturbed, watch
 from scripts.abuse.trials import Trial, apart
 from scripts.abuse.world import World
 
@@ -36,14 +36,14 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
             {max(_LEAST, size - 1) for size in peace.sizes} | {max(_LEAST, size // 2) for size in peace.sizes}
         )
         for size in sizes[:: 4 if short else 1]:
-            yield _trial(one, world, f"no file above {size} bytes", _limiting(size))
+            yield _trial(one, peace, f"no file above {size} bytes", _limiting(size))
         if mounts:
             total = sum(peace.sizes)
             for part in (0.5,) if short else (0.02, 0.1, 0.25, 0.4, 0.6, 0.8, 0.95):
-                yield _trial(one, world, f"a disk of {part:.2f} of what it needs", _mounting(int(total * part)))
+                yield _trial(one, peace, f"a disk of {part:.2f} of what it needs", _mounting(int(total * part)))
 
 
-def _trial(one: Command, world: World, what: str, starve: Callable[[Path], None]) -> Trial:
+def _trial(one: Command, peace: Undisturbed, what: str, starve: Callable[[Path], None]) -> Trial:
     def act(folder: Path) -> int:
         def starving() -> int:
             starve(folder)
@@ -63,7 +63,7 @@ def _trial(one: Command, world: World, what: str, starve: Callable[[Path], None]
     return Trial(
         name=f"disk {one.name}: {what}.",
         act=act,
-        check=undisturbed(world, one.name).check(one.prints),
+        check=peace.check(one.prints),
         shown=f"{one.name} with {what}; then once more without",
         seconds=120,
     )

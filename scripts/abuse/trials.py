@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +112,9 @@ class Child:
         self._code: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
+        with warnings.catch_warnings():  # of threads that might hold locks: none is at work in who forks here
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if self.pid == 0:
             _child(action, into, memory)
         self._watch = os.pidfd_open(self.pid)
@@ -144,6 +147,8 @@ def _child(action: Callable[[], int], into: Path, memory: int | None) -> None:
             file = os.open(into / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, number)
             os.close(file)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         empty = os.open(os.devnull, os.O_RDONLY)
         os.dup2(empty, 0)
         if memory is not None:

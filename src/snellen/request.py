@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LEAST_MEMORY = 1_000_000
+MOST = 2**31 - 1  # of what is counted in tensors
 
 
 def bytes_of(memory: int | str) -> int:
@@ -27,10 +29,12 @@ def bytes_of(memory: int | str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
     if match is None or match[2] not in _UNITS:
         raise InputError(f"memory {memory!r}: not a size; write for example 512MB or 2GB")
-    size = int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if size > 2**62:
+        raise InputError(f"memory {memory!r}: more than any machine has")
     if size < _LEAST_MEMORY:
         raise InputError(f"memory {memory!r}: at least 1MB is needed")
-    return size
+    return int(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ class Request:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
+        most = {"limit": math.inf, "seed": math.inf}
         least = {"width": 1, "horizon": 1, "particles": 0, "limit": 1, "window": 2, "context": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
@@ -81,6 +86,8 @@ class Request:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"{name} {value!r}: must be a whole number of at least {low}")
+            if value > most.get(name, MOST):
+                raise InputError(f"{name} {value!r}: must be at most {MOST}")
         bytes_of(self.memory)
         if self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: must be one of {', '.join(ENGINES)}")

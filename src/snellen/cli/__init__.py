@@ -32,8 +32,8 @@ app = App(
     version=lambda: __import__("snellen").__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` says how to resume
-    # `--text essays/*.txt` as a shell gives it; no --no-… and --empty-… twins.
-    default_parameter=Parameter(consume_multiple=True, negative=(), converter=exact),
+    # `--text essays/*.txt` as a shell gives it, and not nothing; no --no-… and --empty-… twins.
+    default_parameter=Parameter(consume_multiple=1, negative=(), converter=exact),
 )
 _console: Console | None = None  # of the command that runs: an interruption says what it had done
 

@@ -41,6 +41,8 @@ def check_exam(
         Measures, model, texts, or a run folder that is another run's.
     """
     registry.check(measures)
+    if field is not None and not any(_has_fields(path) for path in text or ()):
+        raise InputError(f"field {field!r}: plain texts have no fields (.jsonl and .parquet do); leave it out")
     check_model(model, revision=revision, tokenizer=tokenizer)
     documents = None if text is None else read_documents(text, **({} if field is None else {"field": field}))
     if out is None:
@@ -53,6 +55,11 @@ def check_exam(
     key |= request.of_the_sample().key() if documents is None else request.key() | text_key(documents)
     refuse_other(out, found, key)
     return documents
+
+
+def _has_fields(path: Path) -> bool:
+    """Whether it may hold a text in a field: also what is a folder, or a pattern."""
+    return not path.is_file() or path.suffix.lower() not in (*PLAIN, "")
 
 
 def check_place(path: Path, name: str) -> None:

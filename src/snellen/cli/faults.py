@@ -10,12 +10,14 @@ import sys
 import tempfile
 import traceback
 
+from snellen.errors import out_of_memory
+
 SHOW = "SNELLEN_TRACEBACK"
 
 
 def not_ours(error: BaseException) -> str | None:
     """The line for an error of the file system or of memory, told by its number or kind; None for any other."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return "out of memory: ask for less at a time (--memory, --width, --window), or take a smaller model or dtype"
     if not isinstance(error, OSError) or (type(error).__module__ or "").split(".")[0] in _NETWORK:
         return None

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from snellen.errors import InputError
 from snellen.models.body import context_of, embedding_rows, known_ids
+from snellen.request import MOST
 
 
 def check_batch(input_ids: Tensor) -> None:
@@ -45,6 +46,8 @@ def check_search(
     for field, value in zip(names, (width, horizon), strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{field} {value}: must be a whole number of at least 1")
+        if value > MOST:
+            raise InputError(f"{field} {value}: must be at most {MOST}")
     check_batch(input_ids)
     limit = context_of(model)
     if limit is not None and input_ids.shape[1] + horizon - 1 > limit:

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from snellen.errors import InputError
+from snellen.errors import InputError, out_of_memory
 from snellen.models import checks
 from snellen.models.architectures import register
 from snellen.models.body import context_length, context_of, device_of, embedding_rows, stated
@@ -270,7 +270,7 @@ def read_weights(
     except InputError:
         raise
     except LOADING_ERRORS as error:
-        if "not enough memory" in str(error):  # the CPU allocator's own words
+        if out_of_memory(error):
             raise InputError(_no_room(place.source, device, dtype)) from error
         raise explain(error, place) from error
     assert isinstance(model, PreTrainedModel)
