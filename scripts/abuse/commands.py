@@ -118,7 +118,7 @@ def commands(world: World) -> list[Command]:
 def undisturbed(world: World, name: str) -> Undisturbed:
     """How it goes in peace. Raises RuntimeError where it does not."""
     one = next(command for command in commands(world) if command.name == name)
-    folder = world.root / "undisturbed" / name.replace(" ", "-") / "here"
+    folder = world.root / "undisturbed" / f"{os.getpid()} {name}" / "here"
     folder.mkdir(parents=True)
 
     def counting() -> int:

@@ -30,7 +30,7 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
         for number in range(seed % step, peace.changes, step):
             code = ERRORS[(number // step) % len(ERRORS)]
             yield _trial(
-                one, world, f"{errno.errorcode[code]} at change {number} of {peace.changes}", _raising(number, code)
+                one, peace, f"{errno.errorcode[code]} at change {number} of {peace.changes}", _raising(number, code)
             )
         sizes = sorted(
             {max(_LEAST, size - 1) for size in peace.sizes} | {max(_LEAST, size // 2) for size in peace.sizes}

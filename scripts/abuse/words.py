@@ -213,6 +213,7 @@ def others(world: World) -> Iterator[Trial]:
         "nope"],
         ["sweep", "stunting", "--tasks", "full"], ["sweep", "stunting", "--texts", "."], ["sweep"],
         ["nope"], ["--nope"], ["exam", "--measures"], ["exam", "--measures", "nope"], ["exam", "--measures", ""],
+        ["exam", "--width", "100000"],
         ["exam", ""], ["exam", " "], ["exam", "."], ["exam", "/"], ["exam", "/dev/null"], ["exam", "/dev/zero"],
         ["exam", "nope/x/y"], ["exam", "a\x1b[31mb/c/d"], ["exam", "\u202egpt/x/y"], ["exam", "\udcff"],
         [*exam, "--memory", "1B"], [*exam, "--memory", "0"], [*exam, "--memory", "nan"], [*exam, "--memory", "1EB"],
