@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.kinds import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Genetic:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _whole(self, length=1, islands=1, generations=0, seam=0, tournament=1, elite=0, migration=0, seed=0)
         if self.passes is not None:
             _whole(self, passes=1)
@@ -142,6 +144,7 @@ class Metropolis:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _whole(self, length=1, steps=1, thin=1, seed=0)
         if self.passes is not None:
             _whole(self, passes=1)

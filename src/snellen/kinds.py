@@ -6,11 +6,12 @@ read off the annotations themselves, shapes and types of tensors among them.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from numbers import Integral, Real
 from typing import Any, Literal, ParamSpec, TypeVar
@@ -21,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _NAMES = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a word", dict: "a table", list: "a list",
-    Sequence: "a list", tuple: "a list"}  # fmt: skip
+    Sequence: "a list", Collection: "a list", tuple: "a list"}  # fmt: skip
 
 
 def checked(function: Callable[P, T]) -> Callable[P, T]:
@@ -41,6 +42,14 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         return function(*args, **kwargs)
 
     return checking
+
+
+def check_fields(settings: Any) -> None:
+    """The same for a dataclass, at the beginning of its `__post_init__`."""
+    kinds = _kinds_of(type(settings))
+    for field in dataclasses.fields(settings):
+        if field.init:
+            check(field.name, getattr(settings, field.name), kinds[field.name])
 
 
 def check(name: str, value: Any, kind: Any) -> None:
@@ -68,6 +77,8 @@ def is_a(value: Any, kind: Any) -> bool:
     origin = typing.get_origin(kind)
     if kind in (Any, object):
         return True
+    if getattr(kind, "_is_protocol", False):  # of methods: who calls them sees
+        return True
     if origin is Literal:
         return value in typing.get_args(kind)
     if kind is bool or isinstance(value, bool):
@@ -76,16 +87,15 @@ def is_a(value: Any, kind: Any) -> bool:
         return isinstance(value, Integral)
     if kind is float:
         return isinstance(value, Real)
-    if origin in (list, tuple, Sequence):
+    if origin in (list, tuple, Sequence, Collection):
         if isinstance(value, str):
             return False
         given = typing.get_args(kind)
         inside = [one for one in given if one is not ...]
         if origin is tuple and ... not in given and (not isinstance(value, Sequence) or len(value) != len(given)):
             return False
-        return isinstance(value, Sequence) and all(
-            any(is_a(x, y) for one in inside for y in members(one)) for x in value
-        )
+        held = isinstance(value, Collection if origin is Collection else Sequence)
+        return held and all(any(is_a(x, y) for one in inside for y in members(one)) for x in value)
     if _is_model(kind):  # one that is wrapped (an adapter) passes its attributes on
         return isinstance(value, kind) or (hasattr(value, "config") and hasattr(value, "forward"))
     return isinstance(value, origin or kind)

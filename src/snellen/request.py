@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.kinds import check_fields
 
 ENGINES = ("auto", "columns", "plain")
 LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
@@ -78,6 +79,7 @@ class Request:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         most = {"limit": math.inf, "seed": math.inf}
         least = {"width": 1, "horizon": 1, "particles": 0, "limit": 1, "window": 2, "context": 0, "seed": 0}
         for name, low in least.items():

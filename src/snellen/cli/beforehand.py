@@ -12,7 +12,7 @@ from snellen.measures import registry
 from snellen.models.sources import check_files, resolve
 from snellen.request import Request
 from snellen.results.store import SCHEMA, read_run_json, refuse_other
-from snellen.texts.read import Document, read_documents, text_key
+from snellen.texts.read import PLAIN, Document, read_documents, text_key
 
 
 def check_model(model: str, *, revision: str | None, tokenizer: str | None) -> None:

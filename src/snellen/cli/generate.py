@@ -252,8 +252,12 @@ def unescaped(text: str) -> str:
 def _prompts(prompt: Sequence[str] | None, file: Path | None) -> list[str]:
     prompts = [unescaped(text) for text in prompt or []]
     if file is not None:
+        from snellen.results.files import read_bytes
+
         try:
-            prompts.append(file.read_text(encoding="utf-8"))
+            prompts.append(read_bytes(file).decode("utf-8"))
+        except InputError as error:  # a pipe, a device
+            raise InputError(f"prompt-file: {error}: name a file") from error
         except OSError as error:
             raise InputError(f"prompt-file {str(file)!r}: {error.strerror}: name a file that can be read") from error
         except UnicodeDecodeError as error:

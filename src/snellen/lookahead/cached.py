@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from snellen.attention.caches import CACHE, cache_argument, cache_in
+from snellen.errors import out_of_memory
 
 USED, NONE = "used", "none"  # `ReadOn.cache`
 

@@ -332,6 +332,8 @@ def _generators(seed: int | torch.Generator | None, count: int) -> Iterable[torc
     """One for each row."""
     if isinstance(seed, bool) or not (seed is None or isinstance(seed, int | torch.Generator)):
         raise InputError(f"seed {seed!r}: must be a whole number or a torch.Generator")
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed {seed}: must be from −2^63 to 2^63 − 1")
     source = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     return [
         torch.Generator().manual_seed(number)

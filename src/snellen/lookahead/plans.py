@@ -25,6 +25,7 @@ from transformers.generation import EosTokenCriteria
 
 from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
+from snellen.kinds import check_fields
 from snellen.lookahead.generation_config import config_of
 from snellen.lookahead.settings import check_batch
 from snellen.lookahead.stop_texts import StopText
@@ -64,6 +65,7 @@ class Sampling:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("top_k", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -11,7 +11,7 @@ from snellen.models.body import context_of, embedding_rows, known_ids
 from snellen.request import MOST
 
 
-def check_batch(input_ids: Tensor) -> None:
+def check_batch(input_ids: object) -> None:
     """Refuses what is no batch of token ids, or one without a text or a token. Raises InputError."""
     if not isinstance(input_ids, Tensor):
         what = type(input_ids).__name__

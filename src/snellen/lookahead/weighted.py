@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from snellen.errors import InputError
-from snellen.kinds import checked
+from snellen.kinds import check, checked
 from snellen.lookahead.rollouts import traced, votes
 
 
@@ -152,6 +152,7 @@ class Particles:
 
 def check_alpha(alpha: float) -> float:
     """α as given, or InputError where it is negative or NaN."""
+    check("alpha", alpha, float)
     if math.isnan(alpha) or alpha < 0:
         raise InputError(f"alpha {alpha}: the exponent must be 0 or more (inf for the best completion alone)")
     return alpha

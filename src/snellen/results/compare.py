@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from snellen.kinds import checked
 from snellen.results.comparable import OTHER_TOKENS, PER_TOKEN, Common, counts_tokens, units_of
 from snellen.results.coverage import Tokens, common_sums, sums
 from snellen.results.differences import Value, from_intervals, interval, percentiles
@@ -53,6 +54,7 @@ class Comparison:
         return {"schema": 1, **asdict(self)}
 
 
+@checked
 def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Comparison:
     """Compare two finished runs; raises InputError for a folder that is no finished run, or damaged."""
     runs = (Run.read(first), Run.read(second))

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import snellen
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead.beam_search import WindowScores, score_window
 from snellen.lookahead.preflight import preflight
 from snellen.measures import registry
@@ -32,6 +33,7 @@ from snellen.subject import Subject, load
 from snellen.texts.read import text_key
 
 
+@checked
 def exam(
     model: Subject | PreTrainedModel | str | os.PathLike[str] = "pocket",
     texts: Any = None,
