@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="fewer trials of each kind")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
     parser.add_argument("--only", action="append", choices=list(STAGES), help="one kind; can be given again")
-    parser.add_argument("--case", help="only the trials whose name begins so, with all that they say")
+    parser.add_argument("--case", action="append", help="only trials whose name begins so, with all that they say")
     parser.add_argument("--world", type=Path, help="keep what is abused in this folder, or take it from there")
     parser.add_argument("--processes", type=int, default=2, help="trials at a time (default 2)")
     chosen = parser.parse_args(arguments)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             planned = [
                 trial
                 for trial in STAGES[stage](made, seed=chosen.seed, short=chosen.short)
-                if chosen.case is None or trial.name.startswith(chosen.case)
+                if chosen.case is None or trial.name.startswith(tuple(chosen.case))
             ]
             counts[stage] = Counter()
             told = time.monotonic()

@@ -61,7 +61,7 @@ def check(name: str, value: Any, kind: Any) -> None:
 
 
 @functools.cache
-def _kinds_of(function: Callable[..., Any]) -> Mapping[str, Any]:
+def _kinds_of(function: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(function)
 
 

@@ -69,7 +69,7 @@ def test_resumes_what_is_whole(tmp_path):
         assert w.content["progress"]["done"] == 2
 
 
-@pytest.mark.parametrize("harm", ["truncate", "zeros", "flip", "empty", "rows", "other run"])
+@pytest.mark.parametrize("harm", ["truncate", "zeros", "flip", "empty", "rows", "other run", "name"])
 def test_a_damaged_piece_is_done_again(tmp_path, harm):
     with writer(tmp_path) as w:
         w.write_piece(0, piece(0))
@@ -87,8 +87,23 @@ def test_a_damaged_piece_is_done_again(tmp_path, harm):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
     elif harm == "other run":
         files.write_table(path, piece(1))
+    elif harm == "name":  # of a column, behind the pages, which no checksum of Parquet guards
+        column = piece(1).column_names[0].encode()
+        path.write_bytes(whole.replace(column, bytes([column[0] ^ 1]) + column[1:]))
     with writer(tmp_path) as w:
         assert w.done == {0}
+
+
+def test_two_pieces_that_were_exchanged_are_done_again(tmp_path):
+    with writer(tmp_path) as w:
+        for number in range(3):
+            w.write_piece(number, piece(number))
+    first, second = (tmp_path / "pieces" / f"0000{number}.parquet" for number in (0, 1))
+    mine, theirs = first.read_bytes(), second.read_bytes()
+    first.write_bytes(theirs)
+    second.write_bytes(mine)
+    with writer(tmp_path) as w:
+        assert w.done == {2}
 
 
 def test_a_finished_run_is_found_complete_and_pieces_are_cleared(tmp_path):

@@ -70,6 +70,8 @@ class Sampling:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} {value}: must be a whole number of at least {least}")
+        if isinstance(self.eos_token_id, str) and self.eos_token_id != "model":
+            raise InputError(f"eos_token_id {self.eos_token_id!r}: must be a token id, several, None, or 'model'")
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(f"min_new_tokens {self.min_new_tokens}: above max_new_tokens, {self.max_new_tokens}")
         if not 0 < self.temperature < float("inf"):
@@ -107,6 +109,10 @@ def direct_plan(
         raise InputError(f"{type(model).__name__}: does not write text; a causal language model is needed")
     options = dict(options)
     mask = options.pop("attention_mask", None)
+    if mask is not None and not isinstance(mask, Tensor):
+        raise InputError(
+            f"attention_mask of type {type(mask).__name__}: must be a tensor like input_ids, 1 where text is"
+        )
     known = {field.name for field in fields(Sampling)}
     if unknown := sorted(options.keys() - known):
         raise InputError(f"option {unknown[0]!r}: not known; there are attention_mask, {', '.join(sorted(known))}")

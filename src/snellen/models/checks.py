@@ -74,6 +74,20 @@ def check_loading(info: dict[str, Any], names: Iterable[str], source: str) -> No
         )
 
 
+def check_sizes(model: PreTrainedModel, source: str) -> None:
+    """Refuse a model with a weight of no entries: some size in its configuration is 0.
+
+    Raises
+    ------
+    InputError
+        Naming the first such parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            shape = list(parameter.shape)
+            raise InputError(f"model {source!r}: {name} is of size {shape}: a size in its configuration is 0")
+
+
 def check_finite(model: PreTrainedModel, source: str) -> None:
     """Refuse weights with NaN or infinity in them.
 

@@ -25,7 +25,6 @@ from snellen.errors import InputError
 from snellen.kinds import checked
 from snellen.results import findings as findings_file
 from snellen.results.files import (
-    UNREADABLE,
     brief,
     json_text,
     opened,
@@ -39,6 +38,7 @@ from snellen.results.files import (
 )
 from snellen.results.findings import Finding
 from snellen.results.folders import contents, lock, unlock
+from snellen.results.pieces import read_piece, write_piece
 
 SCHEMA = 1
 MADE_BY = "made by"  # the entry of a key that says which code and libraries its numbers come from
@@ -136,7 +136,7 @@ class Writer:
         self, folder: Path, *, key: Mapping[str, Any], content: Mapping[str, Any], windows: Sequence[int]
     ) -> None:
         self.folder, self._windows = folder, list(windows)
-        self._mark = fingerprint(key).encode()
+        self._mark = fingerprint(key)
         found = read_run_json(folder)
         if found is not None:
             refuse_other(folder, found, key)
@@ -184,8 +184,7 @@ class Writer:
         timings[what] = round(timings.get(what, 0.0) + time.monotonic() - began, 3)
 
     def write_piece(self, number: int, table: pa.Table) -> None:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"snellen.run": self._mark})
-        write_table(self._piece(number), table)
+        write_piece(self._piece(number), table, self._mark)
         self.done.add(number)
         self._note()
 
@@ -219,13 +218,7 @@ class Writer:
         return self.folder / "pieces" / f"{number:05d}.parquet"
 
     def _whole(self, number: int) -> bool:
-        try:
-            table = read_table(self._piece(number))
-        except UNREADABLE:  # not there, or cut short or garbled, by a power failure for one
-            return False
-        return (
-            table.num_rows == self._windows[number] and (table.schema.metadata or {}).get(b"snellen.run") == self._mark
-        )
+        return read_piece(self._piece(number), self._windows[number], self._mark) is not None
 
 
 @dataclass(frozen=True)

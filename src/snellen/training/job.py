@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from snellen.errors import InputError
 from snellen.models.changes import change_config, check_changed
-from snellen.models.checks import check_config
+from snellen.models.checks import check_config, check_sizes
 from snellen.models.load import load_model, read_config, read_tokenizer
 from snellen.models.quiet import quiet
 from snellen.models.sources import check_files, resolve
@@ -74,4 +74,5 @@ def _model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel, Any]
     except ArithmeticError as error:  # no heads at all, say
         raise InputError(f"model {settings.source!r} from scratch: its configuration has no model ({error})") from error
     check_changed(model.config, settings.config)
+    check_sizes(model, settings.source)
     return model, tokenizer
