@@ -9,6 +9,7 @@ nothing may be done silently otherwise than asked.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import tempfile
 import time
@@ -82,7 +83,8 @@ def _table(counts: dict[str, Counter[str]], seconds: float) -> Iterator[str]:
     for stage, found in counts.items():
         numbers = "".join(f"{found[name]:>{len(name) + 2}}" for name in names)
         yield f"{stage:10}{found.total():>8}{numbers}"
-    yield f"{seconds:.0f} s"
+    work = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield f"{seconds:.0f} s, {work.ru_utime + work.ru_stime:.0f} s of work"
 
 
 if __name__ == "__main__":

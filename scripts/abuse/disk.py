@@ -26,7 +26,7 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
     mounts = may_mount(world.root)
     for one in commands(world):
         peace = undisturbed(world, one.name)
-        step = 12 if short else 1 if peace.seconds < 1.5 else 2
+        step = 30 if short else 1 if peace.changes < 40 else 3
         for number in range(seed % step, peace.changes, step):
             code = ERRORS[(number // step) % len(ERRORS)]
             yield _trial(
@@ -35,7 +35,7 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
         sizes = sorted(
             {max(_LEAST, size - 1) for size in peace.sizes} | {max(_LEAST, size // 2) for size in peace.sizes}
         )
-        for size in sizes[:: 4 if short else 1]:
+        for size in sizes[:: 6 if short else 1]:
             yield _trial(one, peace, f"no file above {size} bytes", _limiting(size))
         if mounts:
             total = sum(peace.sizes)

@@ -27,7 +27,7 @@ from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
 from snellen.lookahead.settings import check_search
 from snellen.models.body import device_of
-from snellen.request import bytes_of
+from snellen.request import MOST, bytes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,8 +60,8 @@ class PowerSamples:
     @checked
     def chosen(self, count: int = 1, *, seed: int = 0) -> Int[Tensor, "batch count"]:
         """Indices of `count` particles of each prompt drawn by weight (systematically, so with little repetition)."""
-        if count < 1:
-            raise InputError(f"count {count}: must be at least 1")
+        if not 1 <= count <= MOST:
+            raise InputError(f"count {count}: must be from 1 to {MOST}")
         keys = [noise.child_key(key, row) for row, key in enumerate(noise.context_keys(seed, [0]) * len(self.tokens))]
         key = noise.as_tensor(keys, torch.device("cpu"))
         comb = (torch.arange(count) + noise.uniform(key)[:, None]) / count

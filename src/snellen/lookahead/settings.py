@@ -8,7 +8,11 @@ from transformers import PreTrainedModel
 
 from snellen.errors import InputError
 from snellen.models.body import context_of, embedding_rows, known_ids
-from snellen.request import MOST
+from snellen.request import MOST, bytes_of
+
+# Bytes of a continuation that a branch may take: its id and log-probability at each depth, and what is made of them
+# while a depth is grown.
+_KEPT, _AT_WORK = 12, 40
 
 
 def check_batch(input_ids: object) -> None:
@@ -60,3 +64,29 @@ def check_search(
     if low < 0 or high >= vocabulary:
         kind = "'s vocabulary has" if vocabulary == embedding_rows(model) else " predicts"
         raise InputError(f"input_ids {low}…{high}: the model{kind} the ids 0…{vocabulary - 1}")
+
+
+def bytes_of_candidates(width: int, horizon: int, vocabulary: int) -> int:
+    """What the continuations of one position's branches take: each branch may take as many as are kept."""
+    return width * min(width, vocabulary) * (_KEPT * horizon + _AT_WORK)
+
+
+def check_memory(model: PreTrainedModel, *, width: int, horizon: int, memory: int | str) -> None:
+    """Refuses a width whose continuations at a single position are more than memory holds: before any work.
+
+    Raises
+    ------
+    InputError
+        With the memory that would do.
+    """
+    need = 2 * bytes_of_candidates(width, horizon, known_ids(model))
+    if horizon > 1 and need > bytes_of(memory):
+        raise InputError(too_little(bytes_of(memory), width, horizon, need))
+
+
+def too_little(budget: int, width: int, horizon: int, need: int) -> str:
+    """The line for a memory in which not even one position can be searched."""
+    return (
+        f"memory {budget:,} bytes: width {width} and horizon {horizon} need at least {need:,} for one position; raise "
+        "the memory (--memory) or lower the width, the horizon or the window"
+    )

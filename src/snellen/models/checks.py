@@ -28,12 +28,16 @@ def check_config(config: Any, source: str) -> None:
         If the configuration is not that of a causal language model.
     """
     saved = getattr(config, "architectures", None) or []
+    remote = getattr(config, "auto_map", None) or {}
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise InputError(f"model {source!r}: config.json: architectures {saved!r}: must be a list of names")
+    if not isinstance(remote, dict):
+        raise InputError(f"model {source!r}: config.json: auto_map {remote!r}: must be a table")
     mend = "Snellen examines causal (left-to-right) language models"
     if any(name.endswith("ForMaskedLM") for name in saved):
         mend += "; a masked one is for `snellen evolve`"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"model {source!r}: {config.model_type} is an encoder-decoder; {mend}")
-    remote = getattr(config, "auto_map", None) or {}
     registered = AutoModelForCausalLM._model_mapping  # also what other packages have added
     added = config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if added and type(config) not in registered and "AutoModelForCausalLM" not in remote:

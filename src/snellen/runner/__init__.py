@@ -16,6 +16,7 @@ from snellen.errors import InputError
 from snellen.kinds import checked
 from snellen.lookahead.beam_search import WindowScores, score_window
 from snellen.lookahead.preflight import preflight
+from snellen.lookahead.settings import check_memory
 from snellen.measures import registry
 from snellen.measures.base import Measure
 from snellen.models.load import Reading
@@ -165,6 +166,8 @@ def examine(
         cuts[reading] = cut(documents, reading, request)
 
     subject = _subject(model, loading, cut_early)
+    if any("rollouts" in measure.needs for measure in chosen.values()):
+        check_memory(subject.model, width=request.width, horizon=request.horizon, memory=request.memory)
     for note in subject.identity.notes:
         tell.say(f"note: {note}")
     taken = subject.reading
