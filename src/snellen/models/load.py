@@ -221,9 +221,16 @@ def read_tokenizer(
             tokenizer = _read(
                 AutoTokenizer, place.location, revision=place.revision, trust_remote_code=trust_remote_code, **extra
             )
-    except LOADING_ERRORS as error:
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises plain ones
         raise explain(error, place, what="tokenizer of") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    longest: Any = tokenizer.model_max_length  # compared with every text's length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise InputError(
+            f"tokenizer of {place.source!r}: tokenizer_config.json: model_max_length {longest!r}: must be a number"
+        )
     return tokenizer
 
 

@@ -30,6 +30,8 @@ def check_shapes(
         needed = name not in ("log_decay", "gate")
         if (x is not None or needed) and not isinstance(x, Tensor):
             raise InputError(f"{name} is a {type(x).__name__}: give a tensor" + ("" if needed else ", or None"))
+        if x is not None and x.is_meta:
+            raise InputError(f"{name} has no content (device meta): give numbers")
     if q.ndim not in (3, 4):
         raise InputError(f"q is {_shape(q)}: it must be [batch, pos, heads, dim], or [batch, heads, dim] of one token")
     axes = ("batch", "heads") if q.ndim == 3 else ("batch", "pos", "heads")

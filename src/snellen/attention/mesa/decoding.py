@@ -14,6 +14,7 @@ from snellen.attention.mesa.gradient import full_precision
 from snellen.attention.mesa.trust import least_ratio, trusted
 from snellen.errors import InputError
 from snellen.kinds import checked
+from snellen.request import MOST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,9 @@ class MesaState:
     ) -> MesaState:
         """Before a text. dtype: that of the sums, at least float32. The default finds all that `mesa_attention` finds;
         with less, what rounding took from the sums cannot be brought back where a matrix turns out ill-conditioned."""
+        for name, size in (("batch", batch), ("heads", heads), ("dim", dim), ("vdim", vdim)):
+            if not 1 <= size <= MOST:
+                raise InputError(f"{name} {size}: must be from 1 to {MOST}")
         exact = torch.promote_types(dtype, torch.float32)
 
         def zeros(*shape: int) -> Tensor:
