@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snellen.errors import InputError
-from snellen.kinds import check_fields
+from snellen.kinds import LEAST_TEMPERATURE, MOST, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +170,15 @@ def _whole(settings: Any, **least: int) -> None:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise InputError(f"{name} {value!r}: must be a whole number of at least {low}")
+        if value > MOST and name != "seed":
+            raise InputError(f"{name} {value}: must be at most {MOST}")
 
 
 def _population(value: Any, why: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
         raise InputError(f"population {value!r}: must be a whole number of at least 2: {why}")
+    if value > MOST:
+        raise InputError(f"population {value}: must be at most {MOST}")
 
 
 def _share(settings: Any, *names: str) -> None:
@@ -185,5 +189,5 @@ def _share(settings: Any, *names: str) -> None:
 
 
 def _temperature(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} {value}: must be above 0")
+    if not LEAST_TEMPERATURE <= value < math.inf:
+        raise InputError(f"{name} {value}: must be above 0 (at least {LEAST_TEMPERATURE:g}), and finite")

@@ -18,6 +18,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from snellen.errors import InputError
 
+MOST = 2**31 - 1  # of what is counted in tensors
+LEAST_TEMPERATURE = 1e-6  # below it a rounding error decides, and logits overflow
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _NAMES = {
@@ -46,7 +49,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
 
 def check_fields(settings: Any) -> None:
     """The same for a dataclass, at the beginning of its `__post_init__`."""
-    kinds = _kinds_of(type(settings))
+    own: Any = type(settings)
+    kinds = _kinds_of(own)
     for field in dataclasses.fields(settings):
         if field.init:
             check(field.name, getattr(settings, field.name), kinds[field.name])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from snellen.errors import InputError
-from snellen.kinds import check_fields
+from snellen.kinds import MOST, check_fields
 
 ENGINES = ("auto", "columns", "plain")
 LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
@@ -16,7 +16,6 @@ LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _LEAST_MEMORY = 1_000_000
-MOST = 2**31 - 1  # of what is counted in tensors
 
 
 def bytes_of(memory: int | str) -> int:

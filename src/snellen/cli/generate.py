@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from snellen.cli.outputs import check_outputs, free_name
 from snellen.cli.terminal import put_json, say
 from snellen.errors import InputError
+from snellen.kinds import LEAST_TEMPERATURE
 
 # What each method understands, with its defaults; None: no default of ours.
 METHODS: dict[str, dict[str, Any]] = {
@@ -280,7 +281,8 @@ def _settings(method: str, given: dict[str, Any], *, count: int, max_new_tokens:
             raise InputError(f"{option} {value}: no option of method {method}; it is one of {', '.join(others)}")
         if name in ("width", "horizon", "particles") and value < 1:
             raise InputError(f"{option} {value}: must be a whole number of at least 1")
-        if name == "temperature" and (not 0 <= value < float("inf") or (value == 0 and method != "amplified")):
+        low = 0 < value < LEAST_TEMPERATURE if name == "temperature" else False
+        if name == "temperature" and (low or not 0 <= value < float("inf") or (value == 0 and method != "amplified")):
             raise InputError(f"temperature {value}: must be above 0 (for the most probable token: --method greedy)")
         if name == "top_p" and not 0 < value <= 1:
             raise InputError(f"top-p {value}: must lie above 0 and at most at 1")

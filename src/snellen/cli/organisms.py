@@ -65,13 +65,12 @@ def examine_organisms(
     """
     check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
-
-    if listed:
-        show_names()
-        return
     from snellen.studies.examinations import asked
 
     asked(seeds, only or (), processes)
+    if listed:
+        show_names()
+        return
     console = Watching(quiet=quiet)
     cli._console = console  # an interruption asks it what is kept
     console.say("raising and examining the organisms (about eight minutes on two idle cores; models are kept) …")

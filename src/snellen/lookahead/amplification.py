@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from snellen.errors import InputError
-from snellen.kinds import check_fields
+from snellen.kinds import MOST, check_fields
 from snellen.lookahead.growing import Branch
-from snellen.request import MOST
 
 MIXES = ("linear", "geometric")
 

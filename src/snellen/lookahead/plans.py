@@ -25,7 +25,7 @@ from transformers.generation import EosTokenCriteria
 
 from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
-from snellen.kinds import check_fields
+from snellen.kinds import LEAST_TEMPERATURE, check_fields
 from snellen.lookahead.generation_config import config_of
 from snellen.lookahead.settings import check_batch
 from snellen.lookahead.stop_texts import StopText
@@ -74,7 +74,7 @@ class Sampling:
             raise InputError(f"eos_token_id {self.eos_token_id!r}: must be a token id, several, None, or 'model'")
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(f"min_new_tokens {self.min_new_tokens}: above max_new_tokens, {self.max_new_tokens}")
-        if not 0 < self.temperature < float("inf"):
+        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature}: must be above 0 (for the best token: do_sample=False)")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p}: must lie above 0 and at most at 1")

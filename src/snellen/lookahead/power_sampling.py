@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
-from snellen.kinds import checked
+from snellen.kinds import MOST, checked
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.engine import Engine
 from snellen.lookahead.plans import check_ids
@@ -27,7 +27,7 @@ from snellen.lookahead.race import turns
 from snellen.lookahead.sequential import Settings, Weights, proposal_exponent, representatives
 from snellen.lookahead.settings import check_search
 from snellen.models.body import device_of
-from snellen.request import MOST, bytes_of
+from snellen.request import bytes_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from snellen.errors import InputError
-from snellen.kinds import check, check_fields
+from snellen.kinds import LEAST_TEMPERATURE, check, check_fields
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.cohort import Cohort, blocks_of
 from snellen.lookahead.engine import Engine
@@ -59,8 +59,8 @@ def proposal_exponent(temperature: float | None, default: float) -> float:
     if temperature is None:
         return default
     check("temperature", temperature, float)
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise InputError(f"temperature {temperature}: must be above 0 and finite")
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise InputError(f"temperature {temperature}: must be above 0 (at least {LEAST_TEMPERATURE:g}) and finite")
     return 1 / temperature
 
 

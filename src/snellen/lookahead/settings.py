@@ -7,8 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import MOST
 from snellen.models.body import context_of, embedding_rows, known_ids
-from snellen.request import MOST, bytes_of
+from snellen.request import bytes_of
 
 # Bytes of a continuation that a branch may take: its id and log-probability at each depth, and what is made of them
 # while a depth is grown.

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from snellen.errors import InputError
-from snellen.models.body import device_of, embedding_rows
+from snellen.models.body import device_of, embedding_rows, stated
 from snellen.models.weights import Weights
 
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in the name of its weights
+_MOST_LAYERS = 10_000
 _PROBE = 8  # tokens a row in the causality probe
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the logits' range; 2 % in half precision
 
@@ -33,6 +34,7 @@ def check_config(config: Any, source: str) -> None:
         raise InputError(f"model {source!r}: config.json: architectures {saved!r}: must be a list of names")
     if not isinstance(remote, dict):
         raise InputError(f"model {source!r}: config.json: auto_map {remote!r}: must be a table")
+    check_layers(config, source)
     mend = "Snellen examines causal (left-to-right) language models"
     if any(name.endswith("ForMaskedLM") for name in saved):
         mend += "; a masked one is for `snellen evolve`"
@@ -52,6 +54,15 @@ def check_config(config: Any, source: str) -> None:
     others = [name for name in saved if "For" in name and name not in causal]
     if others and not any(name in causal for name in saved):
         raise InputError(f"model {source!r}: its weights are those of a {others[0]}; {mend}")
+
+
+def check_layers(config: Any, source: str) -> None:
+    """Refuse a number of layers that no model has: building them one by one would not end. Raises InputError."""
+    layers = stated(config.get_text_config(decoder=True), "num_hidden_layers")
+    if layers is not None and layers > _MOST_LAYERS:
+        raise InputError(
+            f"model {source!r}: config.json: num_hidden_layers {layers}: no model has so many; the file is damaged"
+        )
 
 
 def check_loading(info: dict[str, Any], names: Iterable[str], source: str) -> None:

@@ -129,6 +129,7 @@ def load_model(
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
     change_config(config, config_changes or {})
+    checks.check_layers(config, place.source)
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
     notes = () if place.gguf is None else _gguf_notes(place, config, own if tokenizer is None else None)
     first = _bos(own, bos, place.source)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from snellen.errors import InputError
+from snellen.results.files import kind_of
 
 ROWS = (".jsonl", ".ndjson", ".parquet")  # many documents a file
 PLAIN = (".txt", ".md", ".text", ".markdown", ".rst", ".tex")  # what a folder is searched for, beside ROWS
@@ -186,6 +187,8 @@ def _expand(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
                 )
             yield from inside
         elif path.exists():
+            if (kind := kind_of(os.stat(path).st_mode)) is not None:  # a pipe would wait for ever, a device never end
+                raise InputError(f"text {str(given)!r}: is {kind}, not a file: name files")
             yield path
         elif _GLOB & set(str(path)):
             found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]

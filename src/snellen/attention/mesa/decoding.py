@@ -13,8 +13,7 @@ from snellen.attention.mesa.cholesky import factored
 from snellen.attention.mesa.gradient import full_precision
 from snellen.attention.mesa.trust import least_ratio, trusted
 from snellen.errors import InputError
-from snellen.kinds import checked
-from snellen.request import MOST
+from snellen.kinds import MOST, checked
 
 
 @dataclass(frozen=True, kw_only=True)
