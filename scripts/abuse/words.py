@@ -52,7 +52,7 @@ _TEXTS: dict[str, tuple[Callable[[Path], None], bool]] = {
     "half.jsonl": (lambda p: _write(p, b'{"text": "\\ud800 the cat"}\n' * 50), True),
     "deep.jsonl": (lambda p: _write(p, b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"), True),
     "nan.jsonl": (lambda p: _write(p, b'{"text": NaN}\n'), True),
-    "twice.jsonl": (lambda p: _write(p, b'{"text": "a", "text": "the cat sat"}\n'), True),
+    "twice.jsonl": (lambda p: _write(p, b'{"text": "a", "text": "the cat sat"}\n'), False),
     "empty.parquet": (lambda p: _write(p, b""), True),
     "cut.parquet": (lambda p: _write(p, b"PAR1" + b"\0" * 100), True),
     "evil\x1b]0;x\x07\u202e.txt": (lambda p: _write(p, b"\xff"), True),
@@ -141,7 +141,7 @@ _SET = [
     "training.max_steps.x=1", "training..max_steps=1", "nope.x=1", "training.max_steps=" + "[" * 10_000,
     "training.max_steps=" + "9" * 5_000, "\x1b]0;x\x07=1", "training.\u202ex=1",
 ]  # fmt: skip
-_FINE = {"data.field=nope"}  # plain texts have no fields
+_FINE = {"data.field=nope", "training.output_dir=5"}  # plain texts have no fields; a folder may be called 5
 
 
 def settings(world: World) -> Iterator[Trial]:

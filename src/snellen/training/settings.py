@@ -107,7 +107,7 @@ def _config(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 check_value(StuntingConfig, f"monitor_{key}", value, called=f"{path}: monitor.{key}")
             config |= {f"monitor_{key}": value for key, value in watching.items()}
         kind = table.pop("kind", None)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: {name}.kind = {kind!r}: must be one of {', '.join(KINDS)}")
         config[name] = _built(KINDS[kind], table, name, path)
     return config
