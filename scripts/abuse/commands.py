@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Command:
     again: Callable[[Path], int]
     prints: Callable[[Path], dict[str, str]]
     share: float  # of all kills
+    setup: Callable[[Path], object] = lambda folder: None  # before it, undisturbed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def commands(world: World) -> list[Command]:
         return run_prints(folder / "run") | {"report": str((folder / "run" / "report.html").is_file())}
 
     def train(folder: Path) -> int:
-        return snellen(*world.train(folder))
+        return snellen("train", folder / "train.toml", "--json", "--deploy")
 
     def convert(folder: Path) -> int:
         return snellen("convert", world / "model", folder / "model")
@@ -90,11 +92,10 @@ def commands(world: World) -> list[Command]:
         content.get("cost", {}).pop("seconds", None)
         return {name: json.dumps(value) for name, value in content.items() if name not in ("when", "seconds")}
 
-    def report(folder: Path) -> int:
-        import shutil
+    def finished(folder: Path) -> None:
+        shutil.copytree(world / "gain", folder / "run", ignore=shutil.ignore_patterns("report.html"))
 
-        if not (folder / "run").exists():
-            shutil.copytree(world / "gain", folder / "run", ignore=shutil.ignore_patterns("report.html"))
+    def report(folder: Path) -> int:
         return snellen("report", folder / "run")
 
     return [
@@ -104,13 +105,14 @@ def commands(world: World) -> list[Command]:
                 again=functools.partial(exam, "lookahead-gain"), prints=exam_prints, share=0.15),
         Command(name="exam in context", act=functools.partial(exam, "in-context"),
                 again=functools.partial(exam, "in-context"), prints=exam_prints, share=0.1),
-        Command(name="train", act=train, again=train, prints=lambda f: trained_prints(f / "trained"), share=0.2),
+        Command(name="train", act=train, again=train, prints=lambda f: trained_prints(f / "trained"), share=0.2,
+                setup=world.train),
         Command(name="convert", act=convert, again=convert_again, prints=files, share=0.08),
         Command(name="generate", act=page, again=page_again, prints=lambda f: {"page": digest(f / "page.html")},
                 share=0.05),
         Command(name="evolve", act=evolve, again=evolve_again, prints=population, share=0.07),
         Command(name="report", act=report, again=report, prints=lambda f: {"r": digest(f / "run/report.html")},
-                share=0.05),
+                share=0.05, setup=finished),
     ]  # fmt: skip
 
 
@@ -120,6 +122,7 @@ def undisturbed(world: World, name: str) -> Undisturbed:
     one = next(command for command in commands(world) if command.name == name)
     folder = world.root / "undisturbed" / f"{os.getpid()} {name}" / "here"
     folder.mkdir(parents=True)
+    one.setup(folder)
 
     def counting() -> int:
         counted: list[str] = []

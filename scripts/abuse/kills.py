@@ -39,6 +39,7 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
 
 def _killed(one: Command, moments: list[int | float], sign: signal.Signals) -> Callable[[Path], int]:
     def act(folder: Path) -> int:
+        one.setup(folder)
         for number, moment in enumerate(moments):
 
             def dying(moment: int | float = moment, number: int = number) -> int:

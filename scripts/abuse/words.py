@@ -197,6 +197,8 @@ def places(world: World) -> Iterator[Trial]:
         for way, arguments in ways.items():
             if out == str(world / "text0.txt") and way.endswith("over"):
                 continue  # that is what it is for
+            if (way.startswith("evolve") and out.startswith(str(model))) or (way, out) == ("sweep", ""):
+                continue  # another model's folder; the folder that one is in
             yield _refused(f"place {way} {out[:60]!r}", arguments)
 
 

@@ -236,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse_bytes(arguments: Sequence[str]) -> None:
     """A name that is no UTF-8 comes with half characters in it, which neither JSON, Parquet nor a tokenizer has."""
     for argument in arguments:
+        if "\0" in argument:
+            raise InputError(f"argument {argument!r}: holds a character NUL, which no name has; leave it out")
         if any("\ud800" <= character <= "\udfff" for character in argument):
             name = argument.encode("utf-8", "backslashreplace").decode()
             raise InputError(f"argument '{name}': is not UTF-8 (surrogates); rename the file, or write it in UTF-8")

@@ -138,6 +138,10 @@ def generate_texts(
     check_outputs({"tree": tree}, overwrite=overwrite)
     page = tree or (free_name(Path("generate.html")) if show_tree else None)
     check_outputs({"tree": page}, overwrite=overwrite)
+    if page is not None:
+        from snellen.models.sources import check_file_apart
+
+        check_file_apart(model, page, name="tree")
     prompts = _prompts(prompt, prompt_file)
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
