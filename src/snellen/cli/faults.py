@@ -20,9 +20,9 @@ def not_ours(error: BaseException) -> str | None:
     """The line for an error of the file system or of memory, told by its number or kind; None for any other."""
     if out_of_memory(error):
         return "out of memory: ask for less at a time (--memory, --width, --window), or take a smaller model or dtype"
-    found = _told_by_number(error)
-    if found is not None:
-        return found
+    told = _told_by_number(error)
+    if told is not None:
+        return told
     if not isinstance(error, OSError) or (type(error).__module__ or "").split(".")[0] in _NETWORK:
         return None
     from snellen.results.files import refusal
