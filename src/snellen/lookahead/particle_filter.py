@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead import sequential, without_replacement
 from snellen.lookahead.head import first_tokens, rows_per_block
 from snellen.lookahead.preflight import engine_for
@@ -26,6 +27,7 @@ from snellen.request import bytes_of
 METHODS = ("without replacement", "stochastic beam", "smc")
 
 
+@checked
 @torch.no_grad()
 def particles(
     model: PreTrainedModel,

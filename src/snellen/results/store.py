@@ -22,6 +22,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.results import findings as findings_file
 from snellen.results.files import (
     brief,
@@ -229,6 +230,7 @@ class Run:
     content: Mapping[str, Any]
 
     @classmethod
+    @checked
     def read(cls, folder: str | os.PathLike[str]) -> Run:
         path = Path(folder)
         content = read_run_json(path)
@@ -294,6 +296,7 @@ class Run:
             there = set(read_schema(path).names)
         return self._table(path, [name for name in names if name in there])
 
+    @checked
     def table(self, name: str) -> pa.Table | None:
         path = self.folder / "tables" / f"{name}.parquet"
         if path.exists():
