@@ -46,6 +46,7 @@ def test_settings_that_contradict(tmp_path, settings, said):
         (lambda: Particles(alpha=1.0), r"alpha = 1.0 with particles.*q = p.*no lookahead to stunt"),
         (lambda: Particles(alpha=float("inf")), "needs a finite exponent"),
         (lambda: Beam(width=0), "width = 0: must be a whole number"),
+        (lambda: Beam(width=10**11), "width = 100000000000: must be at most 2147483647"),
         (lambda: Beam(alpha=-1.0), "alpha = -1.0"),
         (lambda: Learned(learning_rate=0.0), "learning_rate = 0.0"),
     ],
@@ -62,6 +63,20 @@ def test_a_monitor_of_the_same_kind_can_be_forced(tmp_path):
 
 def trainer(folder, data, **settings):
     return StuntingTrainer(model(), config(folder, **settings), data)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "balance", "amplifier": Beam(width=10**6)}, "width 1000000 and horizon 4 need at least .* raise"),
+        ({"method": "particle", "amplifier": Particles(particles=10**5)}, "100000 particles need at least"),
+        ({"method": "ordinary", "monitor": Particles(particles=10**5)}, "100000 particles need at least"),
+    ],
+)
+def test_a_lookahead_that_no_memory_holds_is_refused_before_the_first_step(tmp_path, settings, said):
+    rows = [[1, 2, 3, 4, 5]] * 4
+    with pytest.raises(InputError, match=said):
+        StuntingTrainer(model(), config(tmp_path, **settings), rows, rows)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,13 @@ def evolve_texts(
         trust_remote_code=trust_remote_code,
     )
     texts = [] if record is None else evolution.population_of(record, loaded, str(start))
-    common: dict[str, Any] = {"prompt": prompt, "suffix": suffix, "start": texts, "watch": console.turn}
+    common: dict[str, Any] = {
+        "prompt": prompt,
+        "suffix": suffix,
+        "start": texts,
+        "watch": console.turn,
+        "told": console.passes,
+    }
     if isinstance(settings, Metropolis):
         found = evolution.metropolis(loaded, settings=settings, **common)
     else:
@@ -191,6 +197,7 @@ class Watching(Console):
         self._out, self._total, self._unit = out, total, ""
         self._saved = self._kept = 0.0
         self._shown = -10.0
+        self._heard = time.monotonic()
         self._progress: Any = None
 
     def turn(self, state: Evolved) -> None:
@@ -214,6 +221,13 @@ class Watching(Console):
         elif now - self._shown >= 10 or state.finished:
             self._shown = now
             print(f"{self._unit} {done} of {self._total}: {what}{left}", file=sys.stderr, flush=True)
+
+    def passes(self, number: int) -> None:
+        """The model has been run on so many rows: told where a generation takes long, or the first texts do."""
+        now = time.monotonic()
+        if not self._quiet and self._bar is None and now - max(self._shown, self._heard) >= 10:
+            self._heard = now
+            print(f"the model has been run on {number} rows", file=sys.stderr, flush=True)
 
     def _bar_to(self, done: int, text: str) -> None:
         from rich import progress

@@ -17,6 +17,7 @@ from snellen.lookahead.blocks import Block, blocks
 from snellen.lookahead.counter_noise import child_keys
 from snellen.lookahead.engine import Engine
 from snellen.lookahead.race import Draw, Draws
+from snellen.lookahead.settings import bytes_of_draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ def blocks_of(
     engine: Engine, texts: Int[Tensor, "batch length"], where: slice, *, particles: int, horizon: int, budget: int
 ) -> Iterator[Block]:
     """As many positions as half the budget holds beside the text, in blocks of about equal size."""
-    draws = 3 * particles * (particles + 1) * 20  # of two depths, and what is compared
+    draws = bytes_of_draws(particles)
     return blocks(
         texts.shape,
         where,

@@ -14,6 +14,7 @@ from snellen.request import bytes_of
 # Bytes of a continuation that a branch may take: its id and log-probability at each depth, and what is made of them
 # while a depth is grown.
 _KEPT, _AT_WORK = 12, 40
+_MEMORY = "the memory (--memory, in a training lookahead_memory)"
 
 
 def check_batch(input_ids: object) -> None:
@@ -85,9 +86,30 @@ def check_memory(model: PreTrainedModel, *, width: int, horizon: int, memory: in
         raise InputError(too_little(bytes_of(memory), width, horizon, need))
 
 
+def bytes_of_draws(particles: int) -> int:
+    """What one position's particles are compared by: the draws of two depths."""
+    return 3 * particles * (particles + 1) * 20
+
+
+def check_particles(particles: int, *, memory: int | str) -> None:
+    """Refuses more particles than memory can compare at a single position: before any work.
+
+    Raises
+    ------
+    InputError
+        With the memory that would do.
+    """
+    need = 2 * bytes_of_draws(particles)
+    if need > bytes_of(memory):
+        raise InputError(
+            f"memory {bytes_of(memory):,} bytes: {particles} particles need at least {need:,} for one position; raise "
+            f"{_MEMORY} or lower the particles"
+        )
+
+
 def too_little(budget: int, width: int, horizon: int, need: int) -> str:
     """The line for a memory in which not even one position can be searched."""
     return (
         f"memory {budget:,} bytes: width {width} and horizon {horizon} need at least {need:,} for one position; raise "
-        "the memory (--memory) or lower the width, the horizon or the window"
+        f"{_MEMORY} or lower the width, the horizon or the window"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snellen.errors import InputError
-from snellen.kinds import check_fields
+from snellen.kinds import MOST, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,8 @@ class Amplifier(ABC):
         value = getattr(self, field)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{field} = {value!r}: must be a whole number of at least 1")
+        if value > MOST:
+            raise InputError(f"{field} = {value}: must be at most {MOST}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -239,7 +239,7 @@ def _differing(folder: Path, files: Mapping[str, str]) -> str | None:
 
 def _about_files(error: BaseException) -> bool:
     said = str(error).lower()
-    signs = ("space left", "file write failed", "pytorchstreamwriter", "iostream", "too large")
+    signs = ("space left", "file write failed", "pytorchstreamwriter", "inline_container", "iostream", "too large")
     return any(sign in said for sign in signs)
 
 

@@ -1,6 +1,6 @@
 """What a training has summed up since its begin or since its last log: transformers keeps it in memory alone.
 
-Without it a resumed training reports the mean loss of its last session for that of the whole, and logs, after each
+Without it a resumed training reports the mean loss since it was resumed for that of the whole, and logs, after each
 resumption, means over fewer steps than it says.
 """
 

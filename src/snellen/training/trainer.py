@@ -18,11 +18,12 @@ from snellen.attention import make_myopic
 from snellen.errors import InputError, Refused
 from snellen.lookahead.deployed import Deployed
 from snellen.lookahead.preflight import check_causal, preflight
+from snellen.lookahead.settings import check_memory, check_particles
 from snellen.models.body import context_of, known_ids
 from snellen.models.load import load_model
 from snellen.models.quiet import quiet
 from snellen.training import checkpoints, claim
-from snellen.training.amplifiers import Beam
+from snellen.training.amplifiers import Beam, Particles
 from snellen.training.config import StuntingConfig
 from snellen.training.data import Rows, collate, rows_of
 from snellen.training.deployment import save_amplified
@@ -331,3 +332,8 @@ def _check_model(model: PreTrainedModel, args: StuntingConfig) -> None:
             f"place method {args.method!r} puts another; set it to False (snellen train … --set "
             "model.config.output_router_logits=false)"
         )
+    for amplifier in (args.amplifier, args.monitor):
+        if isinstance(amplifier, Particles):
+            check_particles(amplifier.particles, memory=args.lookahead_memory)
+        elif amplifier is not None:
+            check_memory(model, width=amplifier.branches, horizon=amplifier.horizon, memory=args.lookahead_memory)

@@ -50,6 +50,7 @@ def metropolis(
     settings: Metropolis | None = None,
     start: Sequence[Body] = (),
     watch: Callable[[Evolved], None] | None = None,
+    told: Callable[[int], None] = lambda passes: None,
 ) -> Evolved:
     """Run Markov chains over texts of `settings.length` free tokens between a prompt and a suffix.
 
@@ -59,6 +60,8 @@ def metropolis(
         First states, of that length; the other chains begin with a text written into gaps in random order.
     watch
         Called with the state at the beginning and at each kept step.
+    told
+        As in `genetic.evolve`.
 
     Raises
     ------
@@ -68,7 +71,7 @@ def metropolis(
     settings = settings or Metropolis()
     began = time.monotonic()
     frame = frame_of(model, prompt=prompt, suffix=suffix, longest=settings.length)
-    conditionals = Conditionals(model, frame, memory=settings.memory)
+    conditionals = Conditionals(model, frame, memory=settings.memory, told=told)
     rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(settings.seed).spawn(settings.population)]
     for body in start:
         if len(body) != settings.length:

@@ -5,7 +5,7 @@ Rows of one length share a batch and nothing is ever padded, so what a text scor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -37,8 +37,15 @@ class Conditionals:
         Tokens in them: the unit of cost that compares models of one size.
     """
 
-    def __init__(self, model: MaskedModel, frame: Frame, *, memory: int | str = "1GB") -> None:
-        self.model, self.frame = model, frame
+    def __init__(
+        self,
+        model: MaskedModel,
+        frame: Frame,
+        *,
+        memory: int | str = "1GB",
+        told: Callable[[int], None] = lambda passes: None,
+    ) -> None:
+        self.model, self.frame, self._told = model, frame, told
         self.passes = self.token_passes = 0
         self._budget = bytes_of(memory)
         self._known: dict[Body, np.ndarray] = {}
@@ -95,6 +102,7 @@ class Conditionals:
                 logits = self._head(ids, where)
                 self.passes += ids.shape[0]
                 self.token_passes += ids.numel()
+                self._told(self.passes)
                 log_probs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
                 if bool(log_probs.isnan().any()):
                     raise Refused(f"{self.model.identity.source!r} predicts NaN: no text can be scored with it")

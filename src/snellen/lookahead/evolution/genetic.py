@@ -28,6 +28,7 @@ def evolve(
     settings: Genetic | None = None,
     start: Sequence[Body] = (),
     watch: Watch | None = None,
+    told: Callable[[int], None] = lambda passes: None,
 ) -> Evolved:
     """Evolve texts between a prompt and a suffix.
 
@@ -38,6 +39,8 @@ def evolve(
         all gaps, filled in random order.
     watch
         Called with the state after each generation, and with the first.
+    told
+        Hears after each batch on how many rows the model has been run.
 
     Raises
     ------
@@ -47,7 +50,7 @@ def evolve(
     settings = settings or Genetic()
     began = time.monotonic()
     frame = frame_of(model, prompt=prompt, suffix=suffix, longest=max([settings.longest, *map(len, start)]))
-    conditionals = Conditionals(model, frame, memory=settings.memory)
+    conditionals = Conditionals(model, frame, memory=settings.memory, told=told)
     rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(settings.seed).spawn(settings.islands)]
     islands = _begin(conditionals, settings, rngs, start)
     trace: list[dict[str, int | float]] = []
