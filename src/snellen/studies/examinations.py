@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 from transformers import PreTrainedModel
@@ -80,11 +81,21 @@ class Examination:
         """The gain that is in the text, nats a token, in expectation."""
         author = self.text(seed)
         assert isinstance(author, Follower)
-        grid = LookaheadGain()
-        return expected(
-            author.plain.table, author.table, author.size, width=author.width, horizon=author.reach,
-            alphas=grid.alphas, weights=grid.weights,
-        ).gain  # fmt: skip
+        return _dose(author)
+
+
+@cache
+def _dose(author: Follower) -> float:
+    grid = LookaheadGain()
+    return expected(
+        author.plain.table,
+        author.table,
+        author.size,
+        width=author.width,
+        horizon=author.reach,
+        alphas=grid.alphas,
+        weights=grid.weights,
+    ).gain
 
 
 _MARKOV: dict[str, Any] = {"expects": "nothing", "widths": (4,), "horizon": 3, "sequences": 40}
