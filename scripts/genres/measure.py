@@ -31,7 +31,7 @@ CONTROLS = ("naive", "temperature", "horizon 1", "same candidates")
 ROLES = ("first line", "second line")
 FIELDS = (
     "run", "model", "text", "tokens", "units", "unit_kind", "interval", "naive", "memorised", "width", "horizon",
-    "alpha", "gain", "low", "high", "placebo", "placebo_low", "placebo_high", "best_control", "control_over_naive",
+    "alpha", "gain", "low", "high", "placebo", "placebo_low", "placebo_high", "detectable", "best_control", "control_over_naive",
     "fitted_alpha", "fitted_kind", "fitted_weight", "without_memorised", "without_memorised_low",
     "without_memorised_high",
 )  # fmt: skip
@@ -108,7 +108,7 @@ def rows(run: Run) -> list[dict[str, Any]]:
         row |= {"best_control": best, "control_over_naive": over[best]}
         if gain["alpha"] is None:
             fitted = arms[width, horizon, "lookahead"]
-            row |= {name: gain[name] for name in ("placebo", "placebo_low", "placebo_high")}
+            row |= {name: gain[name] for name in ("placebo", "placebo_low", "placebo_high", "detectable")}
             row |= {f"fitted_{name}": fitted[name] for name in ("alpha", "kind", "weight")}
             if width == max(run.about["widths"]) and horizon == run.about["horizon"]:
                 row |= {"without_memorised": without["value"]}
