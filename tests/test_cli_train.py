@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -72,6 +73,8 @@ def test_train_exam_and_the_same_command_again(settings, tmp_path, capfd):
     before = load_file(run / "model.safetensors")
     assert main(["train", str(settings), "--quiet", "--deploy", "--json"]) == 0
     after = load_file(run / "model.safetensors")
+    noted = json.loads((run / "training.json").read_text())["finished"]["files"]
+    assert noted == {"model.safetensors": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()}
     assert all((before[name] == after[name]).all() for name in before)
     outcome = json.loads(capfd.readouterr().out)
     assert (outcome["steps"], outcome["model"], outcome["lookahead"]["width"]) == (4, f"{tmp_path}/run", 2)

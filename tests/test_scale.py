@@ -170,6 +170,15 @@ def test_a_pipe_is_read_once_and_held(tmp_path):
         assert [one.text for one in corpus] == expected == [one.text for one in corpus]
 
 
+def test_a_pipe_without_a_writer_and_a_device_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("snellen.texts.files._WAITS", 0.1)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe into which nobody has written"):
+        Corpus.of_files([tmp_path / "pipe"])
+    with pytest.raises(InputError, match="is a device, not a file"):
+        Corpus.of_files([Path("/dev/zero")])
+
+
 def test_the_record_of_a_run_is_as_long_for_many_documents_as_for_few(subject, tmp_path):
     sizes = []
     for number in (30, 600):

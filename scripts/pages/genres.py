@@ -34,7 +34,7 @@ def said() -> Iterator[str]:
     rows = _rows()
     fitted = [row for row in rows if row["alpha"] is None and row["text"] in _tables().GENRES]
     above = [row for row in fitted if row["low"] > 0]
-    yield f"Of {len(fitted)} gains (two models, five genres, nine widths and horizons) {len(above)} have an interval above 0"
+    yield f"Of {len(fitted)} gains (two models, five genres, nine widths and horizons) {len(above)} have an"
     assert {(row["model"], row["text"]) for row in above} == {("pocket", "chess")}
     assert not [row for row in fitted if row["high"] < 0]
     for row in rows:

@@ -18,8 +18,8 @@ def _records() -> list[dict[str, str]]:
 
 def coverage() -> str:
     lines = [
-        "| author | documents | tokens | texts | true gain | mean interval | found | predicted | low end above it | high end"
-        " below it |",
+        "| author | documents | tokens | texts | true gain | mean interval | found | predicted | low end above it"
+        " | high end below it |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in _records():

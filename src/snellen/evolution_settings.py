@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.kinds import LEAST_TEMPERATURE, MOST, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Genetic:
     passes
         Most rows that the model may be run on; by default no limit. The last generation is the last that fits.
     memory
-        What a batch may hold beside the weights, as 512MB or 2GB; changes no number.
+        What a batch may hold beside the weights, as 512MB or 2GB; changes numbers by rounding alone (docs/runs.md).
     seed
         Of everything that is drawn.
     """
@@ -74,6 +75,7 @@ class Genetic:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _whole(self, length=1, islands=1, generations=0, seam=0, tournament=1, elite=0, migration=0, seed=0)
         if self.passes is not None:
             _whole(self, passes=1)
@@ -142,6 +144,7 @@ class Metropolis:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _whole(self, length=1, steps=1, thin=1, seed=0)
         if self.passes is not None:
             _whole(self, passes=1)
@@ -167,11 +170,15 @@ def _whole(settings: Any, **least: int) -> None:
         value = getattr(settings, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise InputError(f"{name} {value!r}: must be a whole number of at least {low}")
+        if value > MOST and name != "seed":
+            raise InputError(f"{name} {value}: must be at most {MOST}")
 
 
 def _population(value: Any, why: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 2:
         raise InputError(f"population {value!r}: must be a whole number of at least 2: {why}")
+    if value > MOST:
+        raise InputError(f"population {value}: must be at most {MOST}")
 
 
 def _share(settings: Any, *names: str) -> None:
@@ -182,5 +189,5 @@ def _share(settings: Any, *names: str) -> None:
 
 
 def _temperature(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} {value}: must be above 0")
+    if not LEAST_TEMPERATURE <= value < math.inf:
+        raise InputError(f"{name} {value}: must be above 0 (at least {LEAST_TEMPERATURE:g}), and finite")

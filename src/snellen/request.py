@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.kinds import MOST, check_fields
 
 ENGINES = ("auto", "columns", "plain")
 LONGEST_WINDOW, MOST_CONTEXT, SAMPLE = 1024, 256, 8192
@@ -27,10 +29,12 @@ def bytes_of(memory: int | str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(memory).lower())
     if match is None or match[2] not in _UNITS:
         raise InputError(f"memory {memory!r}: not a size; write for example 512MB or 2GB")
-    size = int(float(match[1]) * _UNITS[match[2]])
+    size = float(match[1]) * _UNITS[match[2]]
+    if size > 2**62:
+        raise InputError(f"memory {memory!r}: more than any machine has")
     if size < _LEAST_MEMORY:
         raise InputError(f"memory {memory!r}: at least 1MB is needed")
-    return size
+    return int(size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class Request:
     context
         Tokens that each scored one is predicted from, at least; by default a quarter of the window, at most 256.
     memory
-        What the search may hold beside the weights, as 512MB or 2GB; changes no number.
+        What the search may hold beside the weights, as 512MB or 2GB; changes numbers by rounding alone (docs/runs.md).
     seed
         Of folds and resampling.
     engine
@@ -75,6 +79,8 @@ class Request:
     engine: str = "auto"
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        most = {"limit": math.inf, "seed": math.inf}
         least = {"width": 1, "horizon": 1, "particles": 0, "limit": 1, "window": 2, "context": 0, "seed": 0}
         for name, low in least.items():
             value = getattr(self, name)
@@ -82,6 +88,8 @@ class Request:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < low:
                 raise InputError(f"{name} {value!r}: must be a whole number of at least {low}")
+            if value > most.get(name, MOST):
+                raise InputError(f"{name} {value!r}: must be at most {MOST}")
         bytes_of(self.memory)
         if self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: must be one of {', '.join(ENGINES)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from snellen.kinds import checked
 from snellen.lookahead.preflight import Preflight, preflight
 from snellen.models.body import context_of
 from snellen.models.identity import Identity
@@ -34,6 +35,7 @@ class Subject:
         return Reading(tokenizer=self.tokenizer, bos=own.bos, context=own.context, vocabulary=own.vocabulary)
 
 
+@checked
 def load(
     source: str | Path | PreTrainedModel,
     *,

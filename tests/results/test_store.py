@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from snellen.errors import InputError
 from snellen.results import files
 from snellen.results.findings import Finding
+from snellen.results.pieces import read_piece
 from snellen.results.store import Run, Writer, fingerprint, read_run_json, refuse_other
 
 KEY = {"model weights": "abc", "width": 4, "texts": [["a.txt", "12"]]}
@@ -69,7 +71,10 @@ def test_resumes_what_is_whole(tmp_path):
         assert w.content["progress"]["done"] == 2
 
 
-@pytest.mark.parametrize("harm", ["truncate", "zeros", "flip", "empty", "rows", "other run"])
+PIECE_HARMS = ["truncate", "zeros", "flip", "empty", "rows", "other run", "other piece", "no digest", "name"]
+
+
+@pytest.mark.parametrize("harm", PIECE_HARMS)
 def test_a_damaged_piece_is_done_again(tmp_path, harm):
     with writer(tmp_path) as w:
         w.write_piece(0, piece(0))
@@ -87,8 +92,29 @@ def test_a_damaged_piece_is_done_again(tmp_path, harm):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
     elif harm == "other run":
         files.write_table(path, piece(1))
+    elif harm == "other piece":  # whole, and of as many rows
+        for name in ("0000{}.parquet", "0000{}.sha256"):
+            shutil.copy(path.with_name(name.format(0)), path.with_name(name.format(1)))
+    elif harm == "no digest":
+        path.with_suffix(".sha256").unlink()
+    elif harm == "name":  # of a column, behind the pages, which no checksum of Parquet guards
+        column = piece(1).column_names[0].encode()
+        path.write_bytes(whole.replace(column, bytes([column[0] ^ 1]) + column[1:]))
     with writer(tmp_path) as w:
         assert w.done == {0}
+
+
+def test_two_pieces_that_were_exchanged_are_done_again(tmp_path):
+    with writer(tmp_path) as w:
+        for number in range(3):
+            w.write_piece(number, piece(number))
+    for suffix in ("parquet", "sha256"):
+        first, second = (tmp_path / "pieces" / f"0000{number}.{suffix}" for number in (0, 1))
+        mine, theirs = first.read_bytes(), second.read_bytes()
+        first.write_bytes(theirs)
+        second.write_bytes(mine)
+    with writer(tmp_path) as w:
+        assert w.done == {2}
 
 
 def test_a_finished_run_is_found_complete_and_pieces_are_cleared(tmp_path):
@@ -232,3 +258,15 @@ def test_killed_while_writing_leaves_no_half_file(tmp_path):
         child.kill()
     if (tmp_path / "x.parquet").exists():
         assert files.read_table(tmp_path / "x.parquet").num_rows == 200_000
+
+
+def test_no_turned_bit_of_a_piece_is_believed(tmp_path):
+    """Parquet itself reads some of them as other columns: its checksums are of values alone."""
+    with writer(tmp_path) as w:
+        w.write_piece(0, piece(0))
+    path = tmp_path / "pieces" / "00000.parquet"
+    whole = path.read_bytes()
+    assert read_piece(path, w._mark, 3) is not None
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert read_piece(path, w._mark, 3) is None

@@ -109,7 +109,7 @@ def test_another_run_in_the_folder_is_not_written_over(tmp_path):
     with pytest.raises(InputError, match="data: "):
         trainer(tmp_path, rows(seed=5), **settings).train()
     assert (tmp_path / "model.safetensors").read_bytes() == kept
-    trainer(tmp_path, rows(), **settings, logging_first_step=True, lookahead_memory="2GB").train()  # changes no number
+    trainer(tmp_path, rows(), **settings, logging_first_step=True, lookahead_memory="2GB").train()  # no other run
 
 
 class Letters:

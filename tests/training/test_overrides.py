@@ -9,10 +9,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin, LinearAttentionCach
 
 from snellen.architectures.mesa.cache import StateCache
 from snellen.studies.stunting import raising
-from snellen.training import StuntingTrainer, monitor, projection
+from snellen.training import StuntingTrainer, monitor, projection, sums
+from snellen.training.resuming import ResumingTrainer
 
 # called by us alone
-OURS = ("_as_it_ended", "_read", "_broken", "_loss_of", "_preflight", "_as_rows", "_trained", "close", "save_amplified")
+OURS = (
+    "_as_it_ended", "_read", "_broken", "_loss_of", "_preflight", "_as_rows", "_trained", "close", "save_amplified",
+    "_found", "_going_on", "_keeping_all", "figures_so_far", "take_figures",
+)  # fmt: skip
 
 
 def parameters(function: Any) -> list[inspect.Parameter]:
@@ -28,7 +32,13 @@ def fits(ours: Any, theirs: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, f in vars(StuntingTrainer).items() if inspect.isfunction(f) and n not in (*OURS, "__init__")]
+    "name",
+    [
+        n
+        for kind in (StuntingTrainer, ResumingTrainer)
+        for n, f in vars(kind).items()
+        if inspect.isfunction(f) and n not in (*OURS, "__init__")
+    ],
 )
 def test_the_trainer_overrides_what_there_is(name: str) -> None:
     assert hasattr(Trainer, name), f"Trainer.{name} is gone: what stands in its place would never be called"
@@ -37,7 +47,7 @@ def test_the_trainer_overrides_what_there_is(name: str) -> None:
 
 def test_callbacks_listen_to_events_that_there_are() -> None:
     found = 0
-    for module in (monitor, projection, raising):
+    for module in (monitor, projection, raising, sums):
         for one in vars(module).values():
             if inspect.isclass(one) and issubclass(one, TrainerCallback) and one.__module__ == module.__name__:
                 for name in vars(one):

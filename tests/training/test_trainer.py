@@ -29,7 +29,8 @@ def run(*arguments, processes=1, check=True):
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, *torchrun, *command[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(root), str(root / "src")])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -82,6 +83,26 @@ def test_two_processes_are_one(tmp_path, method):
     run(one, method, "--settings", json.dumps({**settings, "per_device_train_batch_size": 8}))
     run(two, method, "--settings", json.dumps({**settings, **halves}), processes=2)
     assert_close(load_file(one / "model.safetensors"), load_file(two / "model.safetensors"), 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_are_killed_and_go_on(tmp_path):
+    """The first of them holds the folder for both; each has its random state in the checkpoint."""
+    both = {"save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
+    settings = json.dumps({**both, "per_device_train_batch_size": 4, "ddp_backend": "gloo"})
+    run(tmp_path / "whole", "balance", "--settings", settings, processes=2)
+    killed = run(tmp_path / "killed", "balance", "--settings", settings, "--kill", 3, processes=2, check=False)
+    assert "SIGKILL" in killed.stderr, killed.stderr[-3000:]
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    files = json.loads((tmp_path / "killed" / "checkpoint-2" / "manifest.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth", "sums.json"} <= {*files}
+    alone = run(tmp_path / "killed", "balance", "--settings", json.dumps(both), check=False)
+    assert "the random states of 2 processes are in it, and here are 1" in alone.stderr
+    run(tmp_path / "killed", "balance", "--settings", settings, processes=2)
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    records = [(tmp_path / name / "training.json").read_bytes() for name in ("whole", "killed")]
+    assert records[0] == records[1]
 
 
 @pytest.mark.slow

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 
 from snellen.attention.myopic.interface import replace_hidden
 from snellen.errors import InputError
-from snellen.models.body import body_of
+from snellen.kinds import checked
+from snellen.models.body import body_of, embedding_rows
 
 
+@checked
 def influence_matrix(
     model: PreTrainedModel, input_ids: Int[Tensor, "pos"], *, layer: int
 ) -> Float[Tensor, "pos-1 pos-1"]:
@@ -30,6 +32,9 @@ def influence_matrix(
     """
     if len(input_ids) < 2:
         raise InputError(f"input_ids: {len(input_ids)} tokens; a loss needs two")
+    low, high, known = int(input_ids.min()), int(input_ids.max()), embedding_rows(model)
+    if low < 0 or high >= known:
+        raise InputError(f"input_ids {low}…{high}: the model's vocabulary has the ids 0…{known - 1}")
     decoder = body_of(model)
     blocks: Any = getattr(decoder, "layers", getattr(decoder, "h", ()))
     if not 0 <= layer < len(blocks):

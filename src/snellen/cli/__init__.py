@@ -32,8 +32,8 @@ app = App(
     version=lambda: __import__("snellen").__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,  # `main` says how to resume
-    # `--text essays/*.txt` as a shell gives it; no --no-… and --empty-… twins.
-    default_parameter=Parameter(consume_multiple=True, negative=(), converter=exact),
+    # `--text essays/*.txt` as a shell gives it, and not nothing; no --no-… and --empty-… twins.
+    default_parameter=Parameter(consume_multiple=1, negative=(), converter=exact),
 )
 _console: Console | None = None  # of the command that runs: an interruption says what it had done
 
@@ -239,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _refuse_bytes(arguments: Sequence[str]) -> None:
     """A name that is no UTF-8 comes with half characters in it, which neither JSON, Parquet nor a tokenizer has."""
     for argument in arguments:
+        if "\0" in argument:
+            raise InputError(f"argument {argument!r}: holds a character NUL, which no name has; leave it out")
         if any("\ud800" <= character <= "\udfff" for character in argument):
             name = argument.encode("utf-8", "backslashreplace").decode()
             raise InputError(f"argument '{name}': is not UTF-8 (surrogates); rename the file, or write it in UTF-8")

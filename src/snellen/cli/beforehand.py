@@ -13,6 +13,7 @@ from snellen.models.sources import check_files, resolve
 from snellen.request import Request
 from snellen.results.store import SCHEMA, read_run_json, refuse_other
 from snellen.texts.corpus import Corpus
+from snellen.texts.read import PLAIN
 
 
 def check_model(model: str, *, revision: str | None, tokenizer: str | None) -> None:
@@ -42,6 +43,8 @@ def check_exam(
         Measures, model, texts, or a run folder that is another run's.
     """
     registry.check(measures)
+    if field is not None and not any(_has_fields(path) for path in text or ()):
+        raise InputError(f"field {field!r}: plain texts have no fields (.jsonl and .parquet do); leave it out")
     check_model(model, revision=revision, tokenizer=tokenizer)
     options = {} if field is None else {"field": field}
     documents = None if text is None else Corpus.of_files(text, **options, told=told)
@@ -55,6 +58,11 @@ def check_exam(
     key |= request.of_the_sample().key() if documents is None else request.key() | documents.key()
     refuse_other(out, found, key)
     return documents
+
+
+def _has_fields(path: Path) -> bool:
+    """Whether it may hold a text in a field: also what is a folder, or a pattern."""
+    return not path.is_file() or path.suffix.lower() not in (*PLAIN, "")
 
 
 def check_place(path: Path, name: str) -> None:

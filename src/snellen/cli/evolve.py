@@ -135,6 +135,10 @@ def evolve_texts(
         raise InputError(f"top {top}: must be at least 1")
     same = start is not None and out is not None and start.exists() and out.exists() and out.samefile(start)
     check_outputs({"out": out}, overwrite=overwrite or same)
+    if out is not None:
+        from snellen.models.sources import check_file_apart
+
+        check_file_apart(model, out, name="out")
     total = settings.steps if isinstance(settings, Metropolis) else settings.generations
     console = Watching(quiet=quiet, out=out, total=total)
     from snellen import cli

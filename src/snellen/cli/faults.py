@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import select
 import sys
 import tempfile
 import traceback
+
+from snellen.errors import out_of_memory
 
 SHOW = "SNELLEN_TRACEBACK"
 
 
 def not_ours(error: BaseException) -> str | None:
     """The line for an error of the file system or of memory, told by its number or kind; None for any other."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if out_of_memory(error):
         return "out of memory: ask for less at a time (--memory, --width, --window), or take a smaller model or dtype"
+    told = _told_by_number(error)
+    if told is not None:
+        return told
     if not isinstance(error, OSError) or (type(error).__module__ or "").split(".")[0] in _NETWORK:
         return None
     from snellen.results.files import refusal
@@ -26,6 +32,17 @@ def not_ours(error: BaseException) -> str | None:
         return None
     place = "" if error.filename is None else f"{_name(error.filename)}: "
     return f"{place}{found[0]}; {found[1]}"
+
+
+def _told_by_number(error: BaseException) -> str | None:
+    """Of code in other languages (safetensors, tokenizers), which tells the system's error in words alone."""
+    from snellen.results.files import refusal
+
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None or isinstance(error, OSError):
+        return None
+    said = refusal(OSError(int(number[1]), str(error)))
+    return None if said is None else f"{said[0]}; {said[1]}"
 
 
 # Whose errors are OSErrors too.

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from snellen.cli.outputs import check_outputs, free_name
 from snellen.cli.terminal import put_json, say
 from snellen.errors import InputError
+from snellen.kinds import LEAST_TEMPERATURE
 
 # What each method understands, with its defaults; None: no default of ours.
 METHODS: dict[str, dict[str, Any]] = {
@@ -137,6 +138,10 @@ def generate_texts(
     check_outputs({"tree": tree}, overwrite=overwrite)
     page = tree or (free_name(Path("generate.html")) if show_tree else None)
     check_outputs({"tree": page}, overwrite=overwrite)
+    if page is not None:
+        from snellen.models.sources import check_file_apart
+
+        check_file_apart(model, page, name="tree")
     prompts = _prompts(prompt, prompt_file)
     stops = [unescaped(text) for text in stop or []]
     if "" in stops:
@@ -252,8 +257,12 @@ def unescaped(text: str) -> str:
 def _prompts(prompt: Sequence[str] | None, file: Path | None) -> list[str]:
     prompts = [unescaped(text) for text in prompt or []]
     if file is not None:
+        from snellen.results.files import read_bytes
+
         try:
-            prompts.append(file.read_text(encoding="utf-8"))
+            prompts.append(read_bytes(file).decode("utf-8"))
+        except InputError as error:  # a pipe, a device
+            raise InputError(f"prompt-file: {error}: name a file") from error
         except OSError as error:
             raise InputError(f"prompt-file {str(file)!r}: {error.strerror}: name a file that can be read") from error
         except UnicodeDecodeError as error:
@@ -276,7 +285,8 @@ def _settings(method: str, given: dict[str, Any], *, count: int, max_new_tokens:
             raise InputError(f"{option} {value}: no option of method {method}; it is one of {', '.join(others)}")
         if name in ("width", "horizon", "particles") and value < 1:
             raise InputError(f"{option} {value}: must be a whole number of at least 1")
-        if name == "temperature" and (not 0 <= value < float("inf") or (value == 0 and method != "amplified")):
+        low = 0 < value < LEAST_TEMPERATURE if name == "temperature" else False
+        if name == "temperature" and (low or not 0 <= value < float("inf") or (value == 0 and method != "amplified")):
             raise InputError(f"temperature {value}: must be above 0 (for the most probable token: --method greedy)")
         if name == "top_p" and not 0 < value <= 1:
             raise InputError(f"top-p {value}: must lie above 0 and at most at 1")

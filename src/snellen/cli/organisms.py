@@ -65,7 +65,9 @@ def examine_organisms(
     """
     check_outputs({"out": out, "picture": picture}, overwrite=overwrite)
     from snellen import cli
+    from snellen.studies.examinations import asked
 
+    asked(seeds, only or (), processes)
     if listed:
         show_names()
         return

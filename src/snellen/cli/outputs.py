@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,15 @@ def free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return free
+
+
+def _takes_files(folder: Path) -> bool:
+    """Tried, since permissions say nothing of a disk that is read-only, or of /proc."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)  # may be freed until then
 
 
 def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
@@ -37,7 +48,7 @@ def check_outputs(files: Mapping[str, Path | None], *, overwrite: bool) -> None:
             raise InputError(f"{name}: no folder {folder}: make it first")
         if path.is_dir():
             raise InputError(f"{name}: is a folder: name a file in it")
-        if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        if not _takes_files(folder) or (path.exists() and not os.access(path, os.W_OK)):
             raise InputError(f"{name}: cannot be written: choose another place, or check its permissions")
         if path.exists() and not path.is_file():
             raise InputError(f"{name}: is no file (a device, say), which is not replaced: name a file")

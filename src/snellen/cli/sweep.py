@@ -75,6 +75,7 @@ def run_study(
     check_outputs({"picture": picture}, overwrite=overwrite)
     from snellen import cli
 
+    _check(study, seeds, only, processes)
     console = Watching(quiet=quiet)
     cli._console = console
     folder = out or Path("runs") / f"sweep-{study}"
@@ -91,6 +92,18 @@ def run_study(
         if value is not None:
             raise InputError(f"{name}: is an option of the study mesa; leave it out")
     _stunting(folder, picture, shown, **options)
+
+
+def _check(study: str, seeds: int, only: list[str] | None, processes: int | None) -> None:
+    """What can be told before torch is imported. Raises InputError."""
+    from snellen.studies.names import named
+    from snellen.studies.pool import at_once, check_seeds
+    from snellen.studies.stunting.variants import NAMES
+
+    check_seeds(seeds)
+    at_once(processes, 1)
+    if study == "stunting":
+        named("only", only or NAMES, NAMES, "variant")
 
 
 def _stunting(folder: Path, picture: Path | None, form: Form, **options: Any) -> None:

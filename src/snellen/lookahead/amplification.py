@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from snellen.errors import InputError
+from snellen.kinds import MOST, check_fields
 from snellen.lookahead.growing import Branch
 
 MIXES = ("linear", "geometric")
@@ -43,10 +44,13 @@ class Amplification:
     mix: str = "linear"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("width", "horizon"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name} {value}: must be a whole number of at least 1")
+            if value > MOST:
+                raise InputError(f"{name} {value}: must be at most {MOST}")
         if not 0 <= self.weight <= 1:
             raise InputError(f"weight {self.weight}: must lie between 0 and 1")
         if not self.alpha >= 0:

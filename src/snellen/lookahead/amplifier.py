@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead.amplification import Amplification, mixed
 from snellen.lookahead.beam_search import beam
 from snellen.lookahead.decoding import Generated, generate
@@ -32,6 +33,7 @@ class Lookahead:
         W and D of the beam search, the exponent α, the weight of q, and how it is mixed (see `Amplification`).
     """
 
+    @checked
     def __init__(
         self,
         model: PreTrainedModel,
@@ -46,6 +48,7 @@ class Lookahead:
         self.settings = Amplification(width=width, horizon=horizon, alpha=alpha, weight=weight, mix=mix)
 
     @classmethod
+    @checked
     def from_folder(cls, folder: str | os.PathLike[str], *, dtype: str = "float32", device: str = "auto") -> Lookahead:
         """A model and the lookahead that was saved with it (`save_amplified`).
 
@@ -61,6 +64,7 @@ class Lookahead:
             )
         return cls(load_model(folder, dtype=dtype, device=device).model, **asdict(found.settings))
 
+    @checked
     @torch.no_grad()
     def next_token(
         self, input_ids: Int[Tensor, "batch pos"], *, memory: int | str = "1GB"

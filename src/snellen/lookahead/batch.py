@@ -100,8 +100,8 @@ def beams_of(
     logits
         Of that forward pass, for the first tokens. None: the head is run again on its hidden states.
     memory
-        What the search may hold beside the weights and what was kept, in bytes or as "512MB", "2GB". It changes no
-        result.
+        What the search may hold beside the weights and what was kept, in bytes or as "512MB", "2GB". It changes
+        results by rounding alone.
     engine
         "columns" or "plain": so it is, unchecked. For who has run the preflight on this model before training (there
         is nothing in it that depends on the weights' values) and asks for its `engine` at each step. "auto": as in

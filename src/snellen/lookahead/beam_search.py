@@ -18,18 +18,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead import without_replacement
 from snellen.lookahead.head import first_tokens, naive, rows_per_block
 from snellen.lookahead.preflight import engine_for
 from snellen.lookahead.rollouts import Rollouts
 from snellen.lookahead.search import search
-from snellen.lookahead.settings import check_search
+from snellen.lookahead.settings import check_memory, check_search
 from snellen.models.body import device_of
 from snellen.request import bytes_of
 
 __all__ = ["WindowScores", "beam", "score_window"]
 
 
+@checked
 @torch.no_grad()
 def beam(
     model: PreTrainedModel,
@@ -52,8 +54,8 @@ def beam(
     width, horizon
         W branches kept at each depth, D tokens deep; both at least 1.
     memory
-        What the search may hold beside the weights, in bytes or as "512MB", "2GB". It changes no result: positions
-        and vocabulary are taken in blocks that fit.
+        What the search may hold beside the weights, in bytes or as "512MB", "2GB". It changes results by rounding
+        alone: positions and vocabulary are taken in blocks that fit.
     positions
         (first, last): search only from positions first ≤ t < last.
     engine
@@ -68,6 +70,7 @@ def beam(
         The model's numbers cannot be vouched for: a failed check, or NaN in its logits.
     """
     check_search(model, input_ids, width=width, horizon=horizon)
+    check_memory(model, width=width, horizon=horizon, memory=memory)
     budget = bytes_of(memory)
     length = input_ids.shape[1]
     first, last = positions or (0, length)

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from snellen.attention.caches import CACHE, cache_argument, cache_in
+from snellen.errors import out_of_memory
 
 USED, NONE = "used", "none"  # `ReadOn.cache`
 
@@ -49,7 +50,7 @@ def read_on(model: PreTrainedModel, text: Tensor) -> ReadOn:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever a model does with its cache, it can still be scored
-        if "can't allocate memory" in str(error):
+        if out_of_memory(error):
             raise
         return ReadOn(cache=cache, value=math.nan, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
     return ReadOn(cache=cache, value=_worst(worst) if worst else None, at_once=at_once)

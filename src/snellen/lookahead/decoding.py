@@ -20,11 +20,13 @@ from torch import Tensor
 from transformers import LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead.amplification import Amplification, log_power, mixed
 from snellen.lookahead.growing import Branch, Growing, rollouts_of
 from snellen.lookahead.plans import Plan, check_ids, check_room, direct_plan, prompts_of, transformers_plan
 from snellen.lookahead.preflight import writing_engine_for
 from snellen.lookahead.rollouts import Rollouts
+from snellen.lookahead.settings import check_batch
 from snellen.lookahead.stem import stem_of
 from snellen.models.body import device_of
 from snellen.request import bytes_of
@@ -75,6 +77,7 @@ class Generated:
         return torch.tensor(rows, dtype=torch.float32)
 
 
+@checked
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -125,7 +128,7 @@ def generate(
     on_token
         Called with each `Step` when it is chosen.
     reuse, memory, engine
-        Keep the search between tokens; bytes for logits; see `beam`. None of them changes a result.
+        Keep the search between tokens; bytes for logits; see `beam`. They change results by rounding alone.
 
     Returns
     -------
@@ -139,6 +142,7 @@ def generate(
     Refused
         The model's numbers cannot be vouched for (see `preflight`).
     """
+    check_batch(input_ids)
     how = Amplification(width=width, horizon=horizon, alpha=alpha, weight=weight, mix=mix)
     budget = bytes_of(memory)
     if generation_config is None:
@@ -328,6 +332,8 @@ def _generators(seed: int | torch.Generator | None, count: int) -> Iterable[torc
     """One for each row."""
     if isinstance(seed, bool) or not (seed is None or isinstance(seed, int | torch.Generator)):
         raise InputError(f"seed {seed!r}: must be a whole number or a torch.Generator")
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise InputError(f"seed {seed}: must be from −2^63 to 2^63 − 1")
     source = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
     return [
         torch.Generator().manual_seed(number)

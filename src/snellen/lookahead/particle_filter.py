@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead import sequential, without_replacement
 from snellen.lookahead.head import first_tokens, rows_per_block
 from snellen.lookahead.preflight import engine_for
@@ -26,6 +27,7 @@ from snellen.request import bytes_of
 METHODS = ("without replacement", "stochastic beam", "smc")
 
 
+@checked
 @torch.no_grad()
 def particles(
     model: PreTrainedModel,
@@ -45,8 +47,8 @@ def particles(
 ) -> Particles:
     """`particles` weighted completions of length `horizon` after every position of every text.
 
-    The numbers depend on the model, the seed and each position's context alone: not on `memory`, `engine` (but for
-    rounding), `positions` or what else is in the batch. Equal contexts have equal particles.
+    The numbers depend on the model, the seed and each position's context alone: but for rounding not on `memory`,
+    `engine`, `positions` or what else is in the batch. Equal contexts have equal particles.
 
     Parameters
     ----------

@@ -25,7 +25,9 @@ from transformers.generation import EosTokenCriteria
 
 from snellen.attention.caches import CACHE_NAMES, holds_text, one_cache
 from snellen.errors import InputError
+from snellen.kinds import LEAST_TEMPERATURE, check_fields
 from snellen.lookahead.generation_config import config_of
+from snellen.lookahead.settings import check_batch
 from snellen.lookahead.stop_texts import StopText
 from snellen.models.body import context_of, device_of, embedding_rows, logit_columns
 
@@ -63,13 +65,16 @@ class Sampling:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("max_new_tokens", 1), ("min_new_tokens", 0), ("top_k", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name} {value}: must be a whole number of at least {least}")
+        if isinstance(self.eos_token_id, str) and self.eos_token_id != "model":
+            raise InputError(f"eos_token_id {self.eos_token_id!r}: must be a token id, several, None, or 'model'")
         if self.min_new_tokens > self.max_new_tokens:
             raise InputError(f"min_new_tokens {self.min_new_tokens}: above max_new_tokens, {self.max_new_tokens}")
-        if not 0 < self.temperature < float("inf"):
+        if not LEAST_TEMPERATURE <= self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature}: must be above 0 (for the best token: do_sample=False)")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p}: must lie above 0 and at most at 1")
@@ -104,6 +109,10 @@ def direct_plan(
         raise InputError(f"{type(model).__name__}: does not write text; a causal language model is needed")
     options = dict(options)
     mask = options.pop("attention_mask", None)
+    if mask is not None and not isinstance(mask, Tensor):
+        raise InputError(
+            f"attention_mask of type {type(mask).__name__}: must be a tensor like input_ids, 1 where text is"
+        )
     known = {field.name for field in fields(Sampling)}
     if unknown := sorted(options.keys() - known):
         raise InputError(f"option {unknown[0]!r}: not known; there are attention_mask, {', '.join(sorted(known))}")
@@ -221,6 +230,7 @@ def inferred_mask(
 
 def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) -> None:
     """Raises InputError for texts that are padded (see `inferred_mask`), where no mask could say so."""
+    check_batch(input_ids)
     config = config_of(model)
     mask = inferred_mask(input_ids, _ids(config.pad_token_id), ends=_ids(config.eos_token_id), model=model)
     if mask is not None:
@@ -232,10 +242,7 @@ def refuse_padding(model: PreTrainedModel, input_ids: Int[Tensor, "batch pos"]) 
 
 def prompts_of(input_ids: Tensor, attention_mask: Tensor | None) -> list[Int[Tensor, "own"]]:
     """The rows without their padding. Raises InputError unless it is all on the left."""
-    if input_ids.ndim != 2 or input_ids.is_floating_point() or input_ids.shape[0] < 1:
-        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
-    if input_ids.shape[1] == 0:
-        raise InputError("input_ids: an empty prompt; begin with the model's first token (BOS)")
+    check_batch(input_ids)
     if attention_mask is None:
         return list(input_ids)
     if attention_mask.shape != input_ids.shape:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import MOST, checked
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.engine import Engine
 from snellen.lookahead.plans import check_ids
@@ -56,10 +57,11 @@ class PowerSamples:
     stopped: Bool[Tensor, "batch particles"]
     effective_sizes: Float[Tensor, "batch new"]
 
+    @checked
     def chosen(self, count: int = 1, *, seed: int = 0) -> Int[Tensor, "batch count"]:
         """Indices of `count` particles of each prompt drawn by weight (systematically, so with little repetition)."""
-        if count < 1:
-            raise InputError(f"count {count}: must be at least 1")
+        if not 1 <= count <= MOST:
+            raise InputError(f"count {count}: must be from 1 to {MOST}")
         keys = [noise.child_key(key, row) for row, key in enumerate(noise.context_keys(seed, [0]) * len(self.tokens))]
         key = noise.as_tensor(keys, torch.device("cpu"))
         comb = (torch.arange(count) + noise.uniform(key)[:, None]) / count
@@ -71,6 +73,7 @@ class PowerSamples:
         return self.log_probs.double().sum(-1).argmax(-1)
 
 
+@checked
 @torch.no_grad()
 def power_sample(
     model: PreTrainedModel,

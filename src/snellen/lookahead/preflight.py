@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from snellen.errors import InputError, Refused
+from snellen.errors import InputError, Refused, out_of_memory
 from snellen.lookahead import passes
 from snellen.lookahead.cached import read_on
 from snellen.lookahead.engine import ColumnEngine, Engine, PlainEngine
@@ -145,7 +145,7 @@ def _refusing(check: Callable[Concatenate[PreTrainedModel, P], Preflight]) -> Ca
         except (InputError, Refused, torch.OutOfMemoryError):
             raise
         except _FAULTS as error:
-            if "can't allocate memory" in str(error):
+            if out_of_memory(error):
                 raise
             line = " ".join(str(error).split())[:300]
             raise Refused(
@@ -311,7 +311,7 @@ def _check_columns(
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever an architecture does with the hook, it then runs plainly
-        if "can't allocate memory" in str(error):
+        if out_of_memory(error):
             raise
         return f"{error}" if isinstance(error, Refused) else f"{type(error).__name__}: {error}", None
     for name in ("forward identity", "rollouts"):

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from snellen.errors import InputError
+from snellen.kinds import checked
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rollouts:
@@ -56,6 +59,7 @@ class Rollouts:
         """Log-probability of each token of each completion under the naive model; −inf where empty."""
         return self.completions(self.horizon)[1]
 
+    @checked
     def completions(
         self, horizon: int
     ) -> tuple[Int[Tensor, "batch pos width horizon"], Float[Tensor, "batch pos width horizon"]]:
@@ -63,6 +67,7 @@ class Rollouts:
         self._check(horizon)
         return traced(self.step_tokens, self.step_parents, self.step_log_probs, horizon)
 
+    @checked
     def next_token(
         self, alpha: float = 1.0, horizon: int | None = None
     ) -> tuple[Int[Tensor, "batch pos width"], Float[Tensor, "batch pos width"]]:
@@ -78,11 +83,11 @@ class Rollouts:
 
         Raises
         ------
-        ValueError
+        InputError
             α negative or NaN, or a horizon that was not searched.
         """
         if math.isnan(alpha) or alpha < 0:
-            raise ValueError(f"alpha {alpha}: the exponent must be 0 or more (inf for the best completion alone)")
+            raise InputError(f"alpha {alpha}: the exponent must be 0 or more (inf for the best completion alone)")
         tokens, log_probs = self.completions(self.horizon if horizon is None else horizon)
         first = tokens[..., 0]
         score = log_probs.double().sum(-1)
@@ -96,7 +101,7 @@ class Rollouts:
 
     def _check(self, horizon: int) -> None:
         if not 1 <= horizon <= self.horizon:
-            raise ValueError(f"horizon {horizon}: searched were 1 to {self.horizon}")
+            raise InputError(f"horizon {horizon}: searched were 1 to {self.horizon}")
 
 
 def traced(

@@ -18,6 +18,7 @@ from torch import Tensor
 from snellen.lookahead.blocks import Block, blocks
 from snellen.lookahead.engine import Engine
 from snellen.lookahead.head import First, rows_per_block, top_next
+from snellen.lookahead.settings import bytes_of_candidates, too_little
 
 # Nats by which a log-probability may come out above zero, and sums of them in another order.
 ROUNDING = 1e-3
@@ -241,10 +242,12 @@ def _blocks(
         texts.shape,
         where,
         of_text=engine.bytes_of_text() if deep else 0,
-        of_position=engine.bytes_per_position(widths, horizon) if deep else 0,
-        budget=budget,
-        too_small=lambda need: (
-            f"memory {budget:,} bytes: width {max(widths)} and horizon {horizon} need at least {need:,} for one "
-            "position; raise the memory (--memory) or lower the width, the horizon or the window"
+        of_position=(
+            engine.bytes_per_position(widths, horizon)
+            + bytes_of_candidates(max(widths), horizon, engine.body.vocabulary)
+            if deep
+            else 0
         ),
+        budget=budget,
+        too_small=lambda need: too_little(budget, max(widths), horizon, need),
     )

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from snellen.errors import InputError
+from snellen.kinds import LEAST_TEMPERATURE, check, check_fields
 from snellen.lookahead import counter_noise as noise
 from snellen.lookahead.cohort import Cohort, blocks_of
 from snellen.lookahead.engine import Engine
@@ -40,6 +41,7 @@ class Settings:
     resample_below: float = 0.5
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 <= self.alpha <= _MOST:
             raise InputError(f"alpha {self.alpha}: particles are led to an exponent from 0 to {_MOST:g}")
         if self.ramp < 0:
@@ -56,8 +58,9 @@ def proposal_exponent(temperature: float | None, default: float) -> float:
     """Proposals are p to this power: 1/temperature, or `default` where none is given."""
     if temperature is None:
         return default
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise InputError(f"temperature {temperature}: must be above 0 and finite")
+    check("temperature", temperature, float)
+    if not LEAST_TEMPERATURE <= temperature < math.inf:
+        raise InputError(f"temperature {temperature}: must be above 0 (at least {LEAST_TEMPERATURE:g}) and finite")
     return 1 / temperature
 
 

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from snellen.errors import InputError
+from snellen.kinds import MOST
 from snellen.models.body import context_of, embedding_rows, known_ids
+from snellen.request import bytes_of
+
+# Bytes of a continuation that a branch may take: its id and log-probability at each depth, and what is made of them
+# while a depth is grown.
+_KEPT, _AT_WORK = 12, 40
+
+
+def check_batch(input_ids: object) -> None:
+    """Refuses what is no batch of token ids, or one without a text or a token. Raises InputError."""
+    if not isinstance(input_ids, Tensor):
+        what = type(input_ids).__name__
+        raise InputError(f"input_ids of type {what}: must be a tensor of ids [batch, pos], as torch.tensor([[…]])")
+    if input_ids.ndim == 2 and input_ids.shape[1] == 0:
+        raise InputError("input_ids: an empty prompt; begin with the model's first token (BOS)")
+    whole = input_ids.dtype in (torch.int64, torch.int32)
+    if input_ids.ndim != 2 or 0 in input_ids.shape or not whole:
+        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+    if input_ids.layout != torch.strided or input_ids.is_meta:
+        raise InputError("input_ids: a sparse tensor, or one without content (meta): must be dense ids [batch, pos]")
 
 
 def check_search(
@@ -30,8 +51,9 @@ def check_search(
     for field, value in zip(names, (width, horizon), strict=True):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{field} {value}: must be a whole number of at least 1")
-    if input_ids.ndim != 2 or input_ids.shape[1] < 1 or input_ids.is_floating_point():
-        raise InputError(f"input_ids of shape {tuple(input_ids.shape)}, {input_ids.dtype}: must be ids [batch, pos]")
+        if value > MOST:
+            raise InputError(f"{field} {value}: must be at most {MOST}")
+    check_batch(input_ids)
     limit = context_of(model)
     if limit is not None and input_ids.shape[1] + horizon - 1 > limit:
         raise InputError(
@@ -43,3 +65,29 @@ def check_search(
     if low < 0 or high >= vocabulary:
         kind = "'s vocabulary has" if vocabulary == embedding_rows(model) else " predicts"
         raise InputError(f"input_ids {low}…{high}: the model{kind} the ids 0…{vocabulary - 1}")
+
+
+def bytes_of_candidates(width: int, horizon: int, vocabulary: int) -> int:
+    """What the continuations of one position's branches take: each branch may take as many as are kept."""
+    return width * min(width, vocabulary) * (_KEPT * horizon + _AT_WORK)
+
+
+def check_memory(model: PreTrainedModel, *, width: int, horizon: int, memory: int | str) -> None:
+    """Refuses a width whose continuations at a single position are more than memory holds: before any work.
+
+    Raises
+    ------
+    InputError
+        With the memory that would do.
+    """
+    need = 2 * bytes_of_candidates(width, horizon, known_ids(model))
+    if horizon > 1 and need > bytes_of(memory):
+        raise InputError(too_little(bytes_of(memory), width, horizon, need))
+
+
+def too_little(budget: int, width: int, horizon: int, need: int) -> str:
+    """The line for a memory in which not even one position can be searched."""
+    return (
+        f"memory {budget:,} bytes: width {width} and horizon {horizon} need at least {need:,} for one position; raise "
+        "the memory (--memory) or lower the width, the horizon or the window"
+    )

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from snellen.errors import InputError
+from snellen.kinds import check, checked
 from snellen.lookahead.rollouts import traced, votes
 
 
@@ -86,6 +87,7 @@ class Particles:
         """Log-weights at the full horizon; −inf where empty."""
         return self.step_log_weights[:, :, -1]
 
+    @checked
     def completions(
         self, horizon: int
     ) -> tuple[Int[Tensor, "batch pos particles horizon"], Float[Tensor, "batch pos particles horizon"]]:
@@ -94,6 +96,7 @@ class Particles:
             raise InputError(f"horizon {horizon}: sampled were 1 to {self.horizon}")
         return traced(self.step_tokens, self.step_parents, self.step_log_probs, horizon)
 
+    @checked
     def next_token(
         self, alpha: float | None = None, horizon: int | None = None
     ) -> tuple[Int[Tensor, "batch pos particles"], Float[Tensor, "batch pos particles"]]:
@@ -120,10 +123,12 @@ class Particles:
             weight = torch.exp(scores - scores.amax(-1, keepdim=True))
         return votes(tokens[..., 0], weight)
 
+    @checked
     def log_evidence(self, alpha: float | None = None, horizon: int | None = None) -> Float[Tensor, "batch pos"]:
         """log of the (unbiased) estimate of Σ p(c)^α over all completions of length `horizon`, nats; α finite."""
         return self._scores(self._finite(alpha), horizon)[1].logsumexp(-1)
 
+    @checked
     def effective_size(self, alpha: float | None = None, horizon: int | None = None) -> Float[Tensor, "batch pos"]:
         """1 / Σ w² of the normalised weights of the estimate at α: about how many particles carry it; α finite."""
         scores = self._scores(self._finite(alpha), horizon)[1]
@@ -147,6 +152,7 @@ class Particles:
 
 def check_alpha(alpha: float) -> float:
     """α as given, or InputError where it is negative or NaN."""
+    check("alpha", alpha, float)
     if math.isnan(alpha) or alpha < 0:
         raise InputError(f"alpha {alpha}: the exponent must be 0 or more (inf for the best completion alone)")
     return alpha

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from snellen.errors import InputError
-from snellen.models.body import device_of, embedding_rows
+from snellen.models.body import device_of, embedding_rows, stated
 from snellen.models.weights import Weights
 
 _NUMBER = re.compile(r"\.\d+\.")  # of a layer, in the name of its weights
+_MOST_LAYERS = 10_000
 _PROBE = 8  # tokens a row in the causality probe
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the logits' range; 2 % in half precision
 
@@ -28,12 +29,17 @@ def check_config(config: Any, source: str) -> None:
         If the configuration is not that of a causal language model.
     """
     saved = getattr(config, "architectures", None) or []
+    remote = getattr(config, "auto_map", None) or {}
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        raise InputError(f"model {source!r}: config.json: architectures {saved!r}: must be a list of names")
+    if not isinstance(remote, dict):
+        raise InputError(f"model {source!r}: config.json: auto_map {remote!r}: must be a table")
+    check_layers(config, source)
     mend = "Snellen examines causal (left-to-right) language models"
     if any(name.endswith("ForMaskedLM") for name in saved):
         mend += "; a masked one is for `snellen evolve`"
     if getattr(config, "is_encoder_decoder", False):
         raise InputError(f"model {source!r}: {config.model_type} is an encoder-decoder; {mend}")
-    remote = getattr(config, "auto_map", None) or {}
     registered = AutoModelForCausalLM._model_mapping  # also what other packages have added
     added = config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     if added and type(config) not in registered and "AutoModelForCausalLM" not in remote:
@@ -48,6 +54,15 @@ def check_config(config: Any, source: str) -> None:
     others = [name for name in saved if "For" in name and name not in causal]
     if others and not any(name in causal for name in saved):
         raise InputError(f"model {source!r}: its weights are those of a {others[0]}; {mend}")
+
+
+def check_layers(config: Any, source: str) -> None:
+    """Refuse a number of layers that no model has: building them one by one would not end. Raises InputError."""
+    layers = stated(config.get_text_config(decoder=True), "num_hidden_layers")
+    if layers is not None and layers > _MOST_LAYERS:
+        raise InputError(
+            f"model {source!r}: config.json: num_hidden_layers {layers}: no model has so many; the file is damaged"
+        )
 
 
 def check_loading(info: dict[str, Any], names: Iterable[str], source: str) -> None:
@@ -72,6 +87,20 @@ def check_loading(info: dict[str, Any], names: Iterable[str], source: str) -> No
             f"model {source!r}: {len(layers)} of its weights are of layers that config.json does not have, the first "
             f"is {layers[0]}: the two do not fit each other"
         )
+
+
+def check_sizes(model: PreTrainedModel, source: str) -> None:
+    """Refuse a model with a weight of no entries: some size in its configuration is 0.
+
+    Raises
+    ------
+    InputError
+        Naming the first such parameter.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            shape = list(parameter.shape)
+            raise InputError(f"model {source!r}: {name} is of size {shape}: a size in its configuration is 0")
 
 
 def check_finite(model: PreTrainedModel, source: str) -> None:

@@ -16,7 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from snellen.errors import InputError
 from snellen.models.sources import Kind
 from snellen.models.weights import Weights
+from snellen.results import provenance
 
+LIBRARIES = ("transformers", "torch")  # whose modules models are made of; their versions say which
 BosPolicy = Literal["tokenizer", "always", "never"]
 
 
@@ -123,3 +125,10 @@ def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
 def dtype_name(model: PreTrainedModel) -> str:
     """``float32`` for ``torch.float32``."""
     return str(model.dtype).removeprefix("torch.")
+
+
+def code_of(model: torch.nn.Module, *, apart: tuple[str, ...] = ()) -> str | None:
+    """Of the modules that none of the libraries brings: an architecture of ours, or code that came with the model."""
+    modules = {type(one).__module__ for one in model.modules()}
+    others = sorted(one for one in modules if one.partition(".")[0] not in LIBRARIES)
+    return provenance.code_hash(*others, apart=apart)[:16] if others else None

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from snellen.errors import InputError
+from snellen.errors import InputError, out_of_memory
 from snellen.models import checks
 from snellen.models.architectures import register
 from snellen.models.body import context_length, context_of, device_of, embedding_rows, stated
@@ -129,6 +129,7 @@ def load_model(
     config, place = read_config(place, trust_remote_code)
     checks.check_config(config, place.source)
     change_config(config, config_changes or {})
+    checks.check_layers(config, place.source)
     own = read_tokenizer(place if tokenizer is None else tokenizer, trust_remote_code)
     notes = () if place.gguf is None else _gguf_notes(place, config, own if tokenizer is None else None)
     first = _bos(own, bos, place.source)
@@ -221,9 +222,16 @@ def read_tokenizer(
             tokenizer = _read(
                 AutoTokenizer, place.location, revision=place.revision, trust_remote_code=trust_remote_code, **extra
             )
-    except LOADING_ERRORS as error:
+    except InputError:
+        raise
+    except Exception as error:  # tokenizers raises plain ones
         raise explain(error, place, what="tokenizer of") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    longest: Any = tokenizer.model_max_length  # compared with every text's length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise InputError(
+            f"tokenizer of {place.source!r}: tokenizer_config.json: model_max_length {longest!r}: must be a number"
+        )
     return tokenizer
 
 
@@ -270,7 +278,7 @@ def read_weights(
     except InputError:
         raise
     except LOADING_ERRORS as error:
-        if "not enough memory" in str(error):  # the CPU allocator's own words
+        if out_of_memory(error):
             raise InputError(_no_room(place.source, device, dtype)) from error
         raise explain(error, place) from error
     assert isinstance(model, PreTrainedModel)

@@ -161,6 +161,20 @@ def check_apart(model: object, folder: str | os.PathLike[str], *, name: str) -> 
         refuse_overlap(Path(folder).expanduser(), source, mend=f"choose another {name}")
 
 
+def check_file_apart(model: str, file: Path, *, name: str) -> None:
+    """Refuse to write a file into the folder that a model is to be read from: it could replace a part of it.
+
+    Raises
+    ------
+    InputError
+        `file` would lie there, or below.
+    """
+    place = resolve(model)
+    source = Path(os.path.realpath(place.location))
+    if place.kind != "hub" and source.is_dir() and source in Path(os.path.realpath(file)).parents:
+        raise InputError(f"{name} {str(file)!r}: lies in the folder of the model {model!r}; write it elsewhere")
+
+
 def check_tokenizer_files(place: Place, *, mend: str) -> None:
     """Transformers makes an empty tokenizer out of a folder that has none: say so instead."""
     if place.kind not in ("folder", "bundled"):

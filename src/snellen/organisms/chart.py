@@ -14,6 +14,7 @@ from typing import Any
 
 from snellen.organisms.folders import folder, write
 from snellen.results import provenance
+from snellen.results.files import UNREADABLE, read_json
 
 SCHEMA = 1
 # By its name: the self-test stands above this room, as an exam does, which asks for its outcome and never runs it.
@@ -43,7 +44,7 @@ def recorded() -> dict[str, Any]:
     about: dict[str, Any] = {"examined": False, "code": code_hash()}
     path = place()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if (content["schema"], content["code"]) != (SCHEMA, code_hash()):
             raise ValueError("another schema or other code")
         rows = [_brief(row) for row in content["rows"]]
@@ -53,7 +54,7 @@ def recorded() -> dict[str, Any]:
         }  # fmt: skip
     except FileNotFoundError:
         return about | {"reason": "the organisms were not examined with this code; run `snellen organisms`"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         return about | {"reason": f"{path} cannot be read ({type(error).__name__}); run `snellen organisms` again"}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snellen.kinds import checked
 from snellen.results.comparable import OTHER_TOKENS, PER_TOKEN, Common, counts_tokens
 from snellen.results.coverage import Tokens, common_sums, sums
 from snellen.results.differences import Value, from_intervals, interval
@@ -52,6 +53,7 @@ class Comparison:
         return {"schema": 1, **asdict(self)}
 
 
+@checked
 def compare_runs(first: str | os.PathLike[str], second: str | os.PathLike[str]) -> Comparison:
     """Compare two finished runs; raises InputError for a folder that is no finished run, or damaged."""
     runs = (Run.read(first), Run.read(second))

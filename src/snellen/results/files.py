@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -181,6 +182,14 @@ def opened(path: Path) -> BinaryIO:
 def read_bytes(path: Path) -> bytes:
     with opened(path) as file:
         return file.read()
+
+
+def sha256_of(path: Path) -> str:
+    found = hashlib.sha256()
+    with opened(path) as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def parse_json(content: bytes) -> Any:

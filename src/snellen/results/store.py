@@ -22,22 +22,23 @@ from typing import Any, Self
 import pyarrow as pa
 
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.results import findings as findings_file
 from snellen.results.files import (
-    UNREADABLE,
     brief,
     json_text,
-    opened,
     read_json,
     read_schema,
     read_table,
     reading,
     replacing,
+    sha256_of,
     write_json,
     write_table,
 )
 from snellen.results.findings import Finding
 from snellen.results.folders import contents, lock, unlock
+from snellen.results.pieces import read_piece, write_piece
 
 SCHEMA = 1
 MADE_BY = "made by"  # the entry of a key that says which code and libraries its numbers come from
@@ -79,11 +80,11 @@ def _check(content: Mapping[str, Any]) -> None:
     if not entries and (isinstance(documents, bool) or not isinstance(documents, int)):
         raise ValueError("text.documents is neither a number nor a list of objects")
     own = content.get(DIGEST)
-    if own is not None and own != _digest_of(content):
+    if own is not None and own != digest_of(content):
         raise ValueError("it is not what was written: its digest is another")
 
 
-def _digest_of(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of a `run.json` without its own digest."""
     plain = {name: value for name, value in content.items() if name != DIGEST}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -136,7 +137,7 @@ class Writer:
         self, folder: Path, *, key: Mapping[str, Any], content: Mapping[str, Any], windows: Sequence[int]
     ) -> None:
         self.folder, self._windows = folder, list(windows)
-        self._mark = fingerprint(key).encode()
+        self._mark = fingerprint(key)
         found = read_run_json(folder)
         if found is not None:
             refuse_other(folder, found, key)
@@ -184,8 +185,7 @@ class Writer:
         timings[what] = round(timings.get(what, 0.0) + time.monotonic() - began, 3)
 
     def write_piece(self, number: int, table: pa.Table) -> None:
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"snellen.run": self._mark})
-        write_table(self._piece(number), table)
+        write_piece(self._piece(number), table, self._mark)
         self.done.add(number)
         self._note()
 
@@ -201,7 +201,7 @@ class Writer:
         with replacing(self.folder / "findings.json") as file:
             file.write(findings_file.dumps(findings).encode())
         names = ["tokens.parquet", "findings.json", *(f"tables/{name}.parquet" for name in tables)]
-        self.content[FILES] = {name: _sha256(self.folder / name) for name in names}
+        self.content[FILES] = {name: sha256_of(self.folder / name) for name in names}
         self.finished = True
         self._note()
         self._clear()
@@ -213,19 +213,13 @@ class Writer:
         done = len(self._windows) if self.finished else len(self.done)
         progress = {"windows": len(self._windows), "done": done, "finished": self.finished}
         content = {**self.content, "progress": progress}
-        write_json(self.folder / "run.json", {**content, DIGEST: _digest_of(json.loads(json_text(content)))})
+        write_json(self.folder / "run.json", {**content, DIGEST: digest_of(json.loads(json_text(content)))})
 
     def _piece(self, number: int) -> Path:
         return self.folder / "pieces" / f"{number:05d}.parquet"
 
     def _whole(self, number: int) -> bool:
-        try:
-            table = read_table(self._piece(number))
-        except UNREADABLE:  # not there, or cut short or garbled, by a power failure for one
-            return False
-        return (
-            table.num_rows == self._windows[number] and (table.schema.metadata or {}).get(b"snellen.run") == self._mark
-        )
+        return read_piece(self._piece(number), self._mark, self._windows[number]) is not None
 
 
 @dataclass(frozen=True)
@@ -236,6 +230,7 @@ class Run:
     content: Mapping[str, Any]
 
     @classmethod
+    @checked
     def read(cls, folder: str | os.PathLike[str]) -> Run:
         path = Path(folder)
         content = read_run_json(path)
@@ -301,6 +296,7 @@ class Run:
             there = set(read_schema(path).names)
         return self._table(path, [name for name in names if name in there])
 
+    @checked
     def table(self, name: str) -> pa.Table | None:
         path = self.folder / "tables" / f"{name}.parquet"
         if path.exists():
@@ -335,15 +331,7 @@ class Run:
         return path if path.exists() else None
 
 
-def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
-    with opened(path) as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
-
-
 @functools.lru_cache(maxsize=256)
 def _known_sha256(path: Path, changed: int, size: int) -> str:
     """A run is read several times for one report."""
-    return _sha256(path)
+    return sha256_of(path)

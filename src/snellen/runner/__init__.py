@@ -14,8 +14,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import snellen
 from snellen.errors import InputError
+from snellen.kinds import checked
 from snellen.lookahead.beam_search import WindowScores, score_window
 from snellen.lookahead.preflight import preflight
+from snellen.lookahead.settings import check_memory
 from snellen.measures import registry
 from snellen.measures.base import Measure
 from snellen.models.load import Reading
@@ -34,6 +36,7 @@ from snellen.subject import Subject, load
 READING, COUNTING = "reading the texts", "counting their tokens"
 
 
+@checked
 def exam(
     model: Subject | PreTrainedModel | str | os.PathLike[str] = "pocket",
     texts: Any = None,
@@ -81,7 +84,7 @@ def exam(
     limit, window, context
         Score at most so many tokens; read so many at once; predict each scored token from at least so many.
     memory
-        What the search may hold beside the weights; changes no number.
+        What the search may hold beside the weights; changes numbers by rounding alone (docs/runs.md).
     tokenizer, revision, dtype, device, bos, trust_remote_code
         As in `snellen.load`, for a model that is not loaded yet; None leaves them as they are there.
 
@@ -166,6 +169,8 @@ def examine(
         tell.say("reading the weights")
 
     subject = _subject(model, loading, cut_early)
+    if any("rollouts" in measure.needs for measure in chosen.values()):
+        check_memory(subject.model, width=request.width, horizon=request.horizon, memory=request.memory)
     for note in subject.identity.notes:
         tell.say(f"note: {note}")
     taken = subject.reading
@@ -303,6 +308,6 @@ def _subject(model: Any, loading: dict[str, Any], before: Callable[[Reading], No
 
 def _less(request: Request) -> str:
     return (
-        f"lower --memory (now {request.memory}), which changes no number and resumes this run; "
+        f"lower --memory (now {request.memory}), which changes numbers by rounding alone and resumes this run; "
         "if that does not suffice, lower --window or --width"
     )

@@ -1,8 +1,8 @@
 """Prompts cut from the texts, continued by each decoding and scored: what measures read as `Generations`.
 
 Work is done in batches of a fixed size, one file each, so that a run that was stopped goes on where it was, and so
-that neither memory nor stopping changes what is written: a batch's random numbers depend on the run's seed, the
-decoding and the batch's first prompt alone.
+that neither memory nor stopping changes what is written, rounding and ties apart: a batch's random numbers depend on
+the run's seed, the decoding and the batch's first prompt alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from snellen.measures.base import Measure
 from snellen.measures.generations import Continuations, Decoding, Generations, Writing
 from snellen.models.body import context_of
 from snellen.request import Request, in_proportion
-from snellen.results.files import UNREADABLE, read_table, write_table
+from snellen.results.pieces import read_piece, write_piece
 from snellen.results.statistics import REFUSED_BELOW
 from snellen.runner import scoring
 from snellen.runner.decodings import endless, write
@@ -139,10 +139,10 @@ def _carry_out(subject: Subject, task: Task, folder: Path, mark: str, request: R
 
     def piece(name: str, rows: slice, make: Callable[[], NDArray[np.integer]]) -> pa.Table:
         path = folder / "pieces" / f"written-{_hash(f'{name} {writing}')}-{rows.start:05d}.parquet"
-        found = _whole(path, rows.stop - rows.start, mark)
+        found = read_piece(path, mark, rows.stop - rows.start)
         if found is None:
             found = _scored(subject, task, rows, make(), request)
-            write_table(path, found.replace_schema_metadata({b"snellen.run": mark.encode()}))
+            write_piece(path, found, mark)
         return found
 
     costs = {HUMAN: 1, **{decoding.name: decoding.cost + 1 for decoding in writing.decodings}}
@@ -203,16 +203,6 @@ def _scored(subject: Subject, task: Task, rows: slice, tokens: NDArray[np.intege
         "log_prob": scoring.lists(np.stack([one.log_prob for one in own]).astype(np.float32)),
         "entropy": scoring.lists(np.stack([one.entropy for one in own]).astype(np.float32)),
     })  # fmt: skip
-
-
-def _whole(path: Path, rows: int, mark: str) -> pa.Table | None:
-    """The piece, where it is there, whole and of this run."""
-    try:
-        table = read_table(path)
-    except UNREADABLE:  # not there, or cut short by a power failure
-        return None
-    ours = (table.schema.metadata or {}).get(b"snellen.run") == mark.encode()
-    return table if ours and table.num_rows == rows else None
 
 
 def _reader(tokenizer: Any, prompts: int, new: int) -> Callable[[Iterable[pa.Table]], Continuations]:

@@ -25,7 +25,7 @@ from snellen.measures.base import Measure
 from snellen.measures.readings import Material, Passage, Passages, Reading, Readings
 from snellen.models.body import device_of
 from snellen.request import Request, bytes_of
-from snellen.results.files import UNREADABLE, read_table, write_table
+from snellen.results.pieces import read_piece, write_piece
 from snellen.runner import scoring
 from snellen.runner.forks import Forks
 from snellen.runner.progress import Progress
@@ -95,7 +95,7 @@ def _carry_out(
     for at in range(0, len(items), BATCH):
         batch = items[at : at + BATCH]
         path = folder / "pieces" / f"read-{hashlib.sha256(name.encode()).hexdigest()[:12]}-{at:05d}.parquet"
-        table = _whole(path, len(batch), mark)
+        table = read_piece(path, mark, len(batch))
         if table is None:
             begun = sum(costs[:at]) / sum(costs)
             tell.stage(f"reading for {name}", begun, f"{at} of {len(items)} passages")
@@ -104,7 +104,7 @@ def _carry_out(
                 forks, budget = Forks.of(task.passages.candidates), bytes_of(request.memory)
                 made = [read(engine, task.ids(one), one, len(task.front), forks, budget) for one in batch]
             table = _table(made)
-            write_table(path, table.replace_schema_metadata({b"snellen.run": mark.encode()}))
+            write_piece(path, table, mark)
         found += _readings(table, batch, task.passages)
     tell.stage(f"reading for {name}", 1.0, "")
     return Readings(material=task.material, found=found, tokens_run=task.tokens_run)
@@ -184,13 +184,3 @@ def _readings(table: pa.Table, batch: Sequence[Passage], passages: Passages) -> 
             )
         )
     return found
-
-
-def _whole(path: Path, rows: int, mark: str) -> pa.Table | None:
-    """The piece, where it is there, whole and of this run."""
-    try:
-        table = read_table(path)
-    except UNREADABLE:  # not there, or cut short by a power failure
-        return None
-    ours = (table.schema.metadata or {}).get(b"snellen.run") == mark.encode()
-    return table if ours and table.num_rows == rows else None

@@ -16,6 +16,7 @@ import transformers
 import snellen
 from snellen.measures.base import Measure
 from snellen.models.body import device_of
+from snellen.models.identity import code_of
 from snellen.organisms import chart
 from snellen.request import Request
 from snellen.results import provenance
@@ -25,7 +26,6 @@ from snellen.subject import Subject
 
 RUNNER = __name__.rpartition(".")[0]
 APART = ("snellen.report", "snellen.cli")  # change no number: one draws what is finished, one asks for it
-LIBRARIES = ("transformers", "torch")  # whose modules models are made of; their versions say which
 
 
 def made_by(chosen: Mapping[str, Measure]) -> dict[str, Any]:
@@ -53,15 +53,8 @@ def subject_key(subject: Subject) -> dict[str, Any]:
         "tokenizer": identity["tokenizer_sha256"],
         "dtype": identity["dtype"],
         "first token": identity["bos"],
-        "code of the model": _code_of(subject.model),
+        "code of the model": code_of(subject.model, apart=APART),
     }
-
-
-def _code_of(model: torch.nn.Module) -> str | None:
-    """Of the modules that none of the libraries brings: an architecture of ours, or code that came with the model."""
-    modules = {type(one).__module__ for one in model.modules()}
-    others = sorted(one for one in modules if one.partition(".")[0] not in LIBRARIES)
-    return provenance.code_hash(*others, apart=APART)[:16] if others else None
 
 
 def slug(subject: Subject) -> str:

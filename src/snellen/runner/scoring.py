@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
-from snellen.errors import InputError, Refused
+from snellen.errors import InputError, Refused, out_of_memory
 from snellen.measures.base import Beams, Scored
 
 # Exponents at which the whole vocabulary's normaliser is known: enough for any temperature arm in between.
@@ -150,10 +149,6 @@ def memory_errors(doing: str, mend: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        short = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
-            sign in text for sign in ("can't allocate memory", "not enough memory", "out of memory")
-        )
-        if not short or isinstance(error, Refused):
+        if not out_of_memory(error):
             raise
         raise InputError(f"out of memory while {doing}: {mend}") from error

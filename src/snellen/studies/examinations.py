@@ -1,26 +1,25 @@
-"""What is expected of each organism: the model, the text it is judged on, and the answer known by construction."""
+"""What is expected of each organism: the model, the text it is judged on, and the answer known by construction.
+
+The table is read to tell a wrong name at once; torch is imported only for what it describes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Literal
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any, Literal
 
 from snellen.errors import InputError
-from snellen.measures.lookahead_gain import LookaheadGain
-from snellen.organisms.arms import Arms
-from snellen.organisms.cache import Tell, raised
-from snellen.organisms.catalogue import organism
-from snellen.organisms.couplets import Couplets
-from snellen.organisms.language import Language
-from snellen.organisms.markov import Markov
-from snellen.organisms.tables import exact, tempered
-from snellen.organisms.training import Moment
-from snellen.studies.expected import expected
-from snellen.studies.followers import Follower
+from snellen.studies import pool
+from snellen.studies.names import named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from snellen.organisms.cache import Tell
+    from snellen.organisms.language import Language
+    from snellen.organisms.training import Moment
 
 # More beams than there are ends: with fewer, those that survive tell the control `same candidates` which choices end
 # well, and the placebo, which scrambles them, falls below it.
@@ -51,6 +50,10 @@ class Examination:
     found: bool = False  # of a dose: whether it is to be found, and not only held
 
     def text(self, seed: int) -> Language:
+        from snellen.organisms.catalogue import organism
+        from snellen.organisms.markov import Markov
+        from snellen.studies.followers import Follower
+
         if self.expects == "dose":
             return Follower(rules=seed, width=self.widths[-1], reach=self.horizon, **self.judged_on)
         own = Markov() if self.organism == TABLE else organism(self.organism).language
@@ -58,6 +61,12 @@ class Examination:
 
     def subject(self, seed: int, tell: Tell) -> tuple[PreTrainedModel, Moment | None]:
         """The model, and what is known of its training. Raises `Refused` where it could not be raised."""
+        from snellen.organisms.cache import raised
+        from snellen.organisms.catalogue import organism
+        from snellen.organisms.markov import Markov
+        from snellen.organisms.tables import exact, tempered
+        from snellen.studies.followers import Follower
+
         moment = None
         if self.organism == TABLE:
             language = self.text(seed)
@@ -71,6 +80,10 @@ class Examination:
     @property
     def room(self) -> float | None:
         """What a perfect choice could gain, nats a decision; None where that is not known in closed form."""
+        from snellen.organisms.arms import Arms
+        from snellen.organisms.couplets import Couplets
+        from snellen.studies.followers import Follower
+
         author = self.text(0)
         if isinstance(author, Follower):
             return self.dose(0)
@@ -79,23 +92,21 @@ class Examination:
 
     def dose(self, seed: int) -> float:
         """The gain that is in the text, nats a token, in expectation."""
-        author = self.text(seed)
-        assert isinstance(author, Follower)
-        return _dose(author)
+        return _dose(self.text(seed))
 
 
 @cache
-def _dose(author: Follower) -> float:
+def _dose(author: Language) -> float:
+    from snellen.measures.lookahead_gain import LookaheadGain
+    from snellen.studies.expected import expected
+    from snellen.studies.followers import Follower
+
+    assert isinstance(author, Follower)
     grid = LookaheadGain()
     return expected(
-        author.plain.table,
-        author.table,
-        author.size,
-        width=author.width,
-        horizon=author.reach,
-        alphas=grid.alphas,
-        weights=grid.weights,
-    ).gain
+        author.plain.table, author.table, author.size, width=author.width, horizon=author.reach,
+        alphas=grid.alphas, weights=grid.weights,
+    ).gain  # fmt: skip
 
 
 _MARKOV: dict[str, Any] = {"expects": "nothing", "widths": (4,), "horizon": 3, "sequences": 40}
@@ -156,3 +167,19 @@ def examination(name: str) -> Examination:
         if one.name == name:
             return one
     raise InputError(f"examination {name!r}: known are {', '.join(one.name for one in EXAMINATIONS)}")
+
+
+def chosen(only: Sequence[str]) -> list[Examination]:
+    """Examinations by name, or by the name of their organism; all where none is named. Raises InputError."""
+    if not only:
+        return list(EXAMINATIONS)
+    known = [*(one.organism for one in EXAMINATIONS), *(one.name for one in EXAMINATIONS)]
+    names = named("only", only, known, "organism")
+    return [one for one in EXAMINATIONS if one.name in names or one.organism in names]
+
+
+def asked(seeds: int, only: Sequence[str], processes: int | None) -> list[Examination]:
+    """As `chosen`, once it is checked that there are seeds and processes. Raises InputError."""
+    pool.check_seeds(seeds)
+    pool.at_once(processes, 1)
+    return chosen(only)

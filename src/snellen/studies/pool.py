@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-import torch
-
 from snellen.errors import InputError
 
 MOST_PROCESSES = 4
@@ -20,6 +18,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def check_seeds(seeds: int, *, most: int | None = None) -> None:
+    """Raises InputError unless there is one at least, and no more than `most`."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1 or (most is not None and seeds > most):
+        wanted = "of at least 1" if most is None else f"from 1 to {most}"
+        raise InputError(f"seeds = {seeds!r}: must be a whole number {wanted}")
 
 
 def at_once(processes: int | None, jobs: int) -> int:
@@ -63,6 +68,8 @@ def _cores() -> int:
 
 def _begin() -> None:
     """In each process: an interrupt, or the end of who started it, ends it at once, without a traceback of its own."""
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -78,6 +85,8 @@ def _end_with_parent() -> None:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """One thread here and in processes started here: sums are then the same however many work beside."""
+    import torch
+
     before, threads = {name: os.environ.get(name) for name in _THREADS}, torch.get_num_threads()
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     torch.set_num_threads(1)

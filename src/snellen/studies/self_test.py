@@ -11,8 +11,7 @@ from typing import Any
 from snellen.errors import InputError
 from snellen.organisms import chart
 from snellen.studies import pool
-from snellen.studies.examinations import EXAMINATIONS, Examination
-from snellen.studies.names import named
+from snellen.studies.examinations import EXAMINATIONS, Examination, asked, chosen
 from snellen.studies.organisms import Row, SeedResult, as_dict, examine, judge
 
 SEEDS = 3  # below this a result is shown and not filed
@@ -54,15 +53,6 @@ class Job:
     examinations: tuple[Examination, ...]
 
 
-def chosen(only: Sequence[str]) -> list[Examination]:
-    """Examinations by name, or by the name of their organism; all where none is named. Raises InputError."""
-    if not only:
-        return list(EXAMINATIONS)
-    known = [*(one.organism for one in EXAMINATIONS), *(one.name for one in EXAMINATIONS)]
-    names = named("only", only, known, "organism")
-    return [one for one in EXAMINATIONS if one.name in names or one.organism in names]
-
-
 def self_test(
     *,
     seeds: int = SEEDS,
@@ -80,11 +70,8 @@ def self_test(
     InputError
         No seeds, no processes, or an unknown name.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"seeds = {seeds!r}: must be a whole number of at least 1")
-    pool.at_once(processes, 1)
+    wanted = asked(seeds, only, processes)
     began = time.monotonic()
-    wanted = chosen(only)
     jobs = _jobs(wanted, seeds)
     results: list[SeedResult] = []
     progress(0, len(jobs))

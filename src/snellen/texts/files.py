@@ -14,6 +14,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from snellen.errors import InputError
 
 _IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
+_WAITS = 10.0  # seconds for whoever writes into a pipe to open it
 _BATCH = 1024  # rows of a Parquet file that are read at once
 Notes = tuple[str, ...]
 
@@ -239,7 +241,7 @@ def _opened(path: Path, content: bytes | None = None) -> BinaryIO:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return _piped(path) if path.is_fifo() else path.read_bytes()
     except IsADirectoryError:
         raise InputError(f"text {str(path)!r}: a folder: name the files in it") from None
     except OSError as error:
@@ -309,6 +311,21 @@ def _not_utf8(path: Path, place: int, byte: int) -> InputError:
         f"text {str(path)!r}: not UTF-8 (byte {place}, counted from 0, is 0x{byte:02x}): if it is "
         f"Latin-1, convert it: iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
     )
+
+
+def _piped(path: Path) -> bytes:
+    """All that comes through a pipe. Raises InputError where nobody opens its other end: that would be for ever."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
+        until = time.monotonic() + _WAITS
+        while (begin := file.read(1)) == b"":  # None: somebody has opened it, and has written nothing yet
+            if time.monotonic() > until:
+                raise InputError(
+                    f"text {str(path)!r}: a pipe into which nobody has written for {_WAITS:.0f} s: name a file, or "
+                    "begin what writes into it first"
+                )
+            time.sleep(0.02)
+        os.set_blocking(file.fileno(), True)
+        return (begin or b"") + file.readall()
 
 
 def _as_in_a_file(text: str) -> tuple[str, Notes]:

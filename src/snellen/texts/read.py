@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from snellen.errors import InputError
+from snellen.results.files import kind_of
 from snellen.texts.files import check_characters, documents_of
 
 __all__ = ["Document", "bundled", "check_characters", "documents_from", "read_documents"]
@@ -164,6 +165,9 @@ def _expand(paths: Sequence[str | os.PathLike[str]]) -> Iterator[Path]:
                 )
             yield from inside
         elif path.exists():
+            kind = kind_of(os.stat(path).st_mode)
+            if kind is not None and not path.is_fifo():  # a device need never end
+                raise InputError(f"text {str(given)!r}: is {kind}, not a file: name files")
             yield path
         elif _GLOB & set(str(path)):
             found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]

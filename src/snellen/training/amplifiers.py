@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from snellen.errors import InputError
+from snellen.kinds import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Amplifier(ABC):
     horizon: int = 4
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self._at_least_one("horizon")
 
     @property

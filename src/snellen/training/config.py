@@ -30,6 +30,7 @@ _UNREAD = {
     "resume_from_checkpoint": "the same run goes on by itself; another's checkpoint is given to train() in Python",
     "do_train": "every run trains; leave it out",
     "do_predict": "nothing is predicted here; leave it out",
+    "ignore_data_skip": "a resumed training would read other rows than one that was not killed; leave it out",
     "label_names": "the targets are the labels, always; leave it out",
     "remove_unused_columns": "rows have no columns that could be removed; leave it out",
 }
@@ -48,7 +49,8 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
     """`TrainingArguments` with controlled foresight; every field of those is one here, with its default.
 
     Other defaults than there: `logging_nan_inf_filter` is off (a NaN stops the run instead of being left out of the
-    mean), `save_total_limit` is 2, `remove_unused_columns` is off, and memory is pinned only where there is CUDA.
+    mean), `save_total_limit` is 2, `restore_callback_states_from_checkpoint` is on (early stopping goes on counting),
+    `remove_unused_columns` is off, and memory is pinned only where there is CUDA.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
     max_length
         Tokens of a row of training text; None: as many as the model has places for, but 1,024 at most.
     lookahead_memory
-        What a search may hold at a time; changes no number.
+        What a search may hold at a time; changes numbers by rounding alone (docs/runs.md).
     lookahead_engine
         "auto", "columns" or "plain"; see `snellen.lookahead.beam`.
 
@@ -106,6 +108,7 @@ class StuntingConfig(TrainingArguments):  # type: ignore[misc]  # transformers h
 
     logging_nan_inf_filter: bool = field(default=False)
     save_total_limit: int | None = field(default=2)
+    restore_callback_states_from_checkpoint: bool = field(default=True)
     remove_unused_columns: bool = field(default=False)
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
 

@@ -84,6 +84,11 @@ def check_read(args: TrainingArguments) -> None:
             f"lr_scheduler_kwargs = {args.lr_scheduler_kwargs!r}: lr_scheduler_type {schedule!r} reads none; "
             "leave them out"
         )
+    metric = args.metric_for_best_model
+    if metric not in (None, "loss") and str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+        raise InputError(
+            f"metric_for_best_model = {metric!r}: nothing is evaluated (eval_strategy is no); set one, or leave it out"
+        )
     if args.optim_args and not any(word in optim for word in _BUILT_ON_THE_MODEL):
         bare = copy.copy(args)
         bare.optim_args = None

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, set_seed
 
 from snellen.errors import InputError
 from snellen.models.changes import change_config, check_changed
-from snellen.models.checks import check_config
+from snellen.models.checks import check_config, check_layers, check_sizes
 from snellen.models.load import load_model, read_config, read_tokenizer
 from snellen.models.quiet import quiet
 from snellen.models.sources import check_files, resolve
 from snellen.texts.read import Document, read_documents
-from snellen.training.checkpoints import check_folder
+from snellen.training.claim import check_folder
 from snellen.training.config import StuntingConfig
 from snellen.training.foreign import asked_for
 from snellen.training.settings import ModelSettings, TrainingSettings
@@ -64,6 +64,7 @@ def _model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel, Any]
     config, place = read_config(place, settings.trust_remote_code)
     check_config(config, place.source)
     change_config(config, settings.config)
+    check_layers(config, place.source)
     tokenizer = read_tokenizer(settings.tokenizer or place, settings.trust_remote_code)
     set_seed(seed)
     try:
@@ -74,4 +75,5 @@ def _model(settings: ModelSettings, *, seed: int) -> tuple[PreTrainedModel, Any]
     except ArithmeticError as error:  # no heads at all, say
         raise InputError(f"model {settings.source!r} from scratch: its configuration has no model ({error})") from error
     check_changed(model.config, settings.config)
+    check_sizes(model, settings.source)
     return model, tokenizer

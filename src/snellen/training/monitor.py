@@ -71,7 +71,7 @@ class Watching:
     seed
         Of folds and particles, the same at every look.
     memory, engine
-        As in `snellen.lookahead.beam`; they change no number.
+        As in `snellen.lookahead.beam`; they change numbers by rounding alone.
     """
 
     amplifier: Amplifier
@@ -145,6 +145,10 @@ class Monitor(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
             "monitor": {"amplifier": kind, "patience": self.how.patience, "seed": self.how.seed},
             "text": text,
         }
+
+    def stopped_here(self) -> bool:
+        """Whether the record of an earlier session ends with an alarm."""
+        return self.path.exists() and any(look.alarm for look in record.read(self.path)[1][-1:])
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any

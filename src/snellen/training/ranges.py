@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
-from numbers import Integral, Real
-from typing import Any, Literal
+from numbers import Real
+from typing import Any
 
 from snellen.errors import InputError
+from snellen.kinds import is_a, members, said_of
 
 _INF = math.inf
 # Least and most, both included unless the word beside them says otherwise.
@@ -73,9 +73,9 @@ def check_value(settings: type[Any], name: str, value: Any, *, called: str | Non
     called = f"{called or name} = {value!r}"
     field = {one.name: one for one in dataclasses.fields(settings)}[name]
     known: Any = settings
-    wanted = [*_members(_kinds(known)[name]), *_ALSO.get(name, ())]
-    if not any(_is_a(value, one) for one in wanted):
-        raise InputError(f"{called}: must be {' or '.join(dict.fromkeys(map(_said, wanted)))}")
+    wanted = [*members(_kinds(known)[name]), *_ALSO.get(name, ())]
+    if not any(is_a(value, one) for one in wanted):
+        raise InputError(f"{called}: must be {' or '.join(dict.fromkeys(map(said_of, wanted)))}")
     enums = [one for one in wanted if isinstance(one, type) and issubclass(one, Enum)]
     choices = [member.value for one in enums for member in one] or field.metadata.get("choices")
     if choices and isinstance(value, str) and getattr(value, "value", value) not in choices:
@@ -101,44 +101,3 @@ def _range(least: float, most: float, edge: str) -> str:
 @functools.cache
 def _kinds(settings: Any) -> Mapping[str, Any]:
     return typing.get_type_hints(settings)
-
-
-def _members(kind: Any) -> Iterable[Any]:
-    """The kinds of a union, or the one."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return [one for part in typing.get_args(kind) for one in _members(part)]
-    return [kind]
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if kind in (Any, object):
-        return True
-    if origin is Literal:
-        return value in typing.get_args(kind)
-    if kind is bool or isinstance(value, bool):
-        return isinstance(value, bool) and kind is bool
-    if kind is int:
-        return isinstance(value, Integral)
-    if kind is float:
-        return isinstance(value, Real)
-    if origin in (list, tuple, Sequence):
-        if isinstance(value, str):
-            return False
-        inside = typing.get_args(kind)
-        return isinstance(value, Sequence) and all(any(_is_a(x, one) for one in inside) for x in value)
-    return isinstance(value, origin or kind)
-
-
-_NAMES = {
-    bool: "true or false", int: "a whole number", float: "a number", str: "a word", dict: "a table", list: "a list",
-    Sequence: "a list"}  # fmt: skip
-
-
-def _said(kind: Any) -> str:
-    if kind is type(None):
-        return "nothing"
-    origin = typing.get_origin(kind) or kind
-    if isinstance(origin, type) and issubclass(origin, Enum):
-        return "a word"
-    return _NAMES.get(origin, getattr(origin, "__name__", str(origin)))

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from snellen.errors import InputError
+from snellen.results.files import brief, read_bytes
 from snellen.training.ranges import check_value
 
 _TABLES = ("model", "data", "training", "amplifier", "monitor")
 # What stands under [monitor] beside its kind and settings, and is a setting of the run.
 _WATCHING = ("every", "tokens", "stop", "patience", "forced")
+
+# What tomllib raises: its own error and that of no UTF-8 are ValueErrors, as is that of a number of too many digits.
+_NO_TOML = (ValueError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ def _config(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
                 check_value(StuntingConfig, f"monitor_{key}", value, called=f"{path}: monitor.{key}")
             config |= {f"monitor_{key}": value for key, value in watching.items()}
         kind = table.pop("kind", None)
-        if kind not in KINDS:
+        if not isinstance(kind, str) or kind not in KINDS:
             raise InputError(f"{path}: {name}.kind = {kind!r}: must be one of {', '.join(KINDS)}")
         config[name] = _built(KINDS[kind], table, name, path)
     return config
@@ -111,11 +115,13 @@ def _config(tables: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_bytes(path).decode("utf-8"))
+    except InputError as error:  # a pipe, a device
+        raise InputError(f"settings: {error}: name a TOML file") from error
     except OSError as error:
         raise InputError(f"settings {str(path)!r}: {error.strerror}: name a TOML file that can be read") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"settings {str(path)!r}: no TOML: {error}") from error
+    except _NO_TOML as error:
+        raise InputError(f"settings {str(path)!r}: no TOML: {brief(error)}") from error
 
 
 def _apply(tables: dict[str, Any], change: str) -> None:
@@ -137,7 +143,7 @@ def _typed(text: str, standing: Any) -> Any:
     """A value as TOML has it, or a word without its quotation marks; like what stands there already."""
     try:
         parsed = tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except _NO_TOML:
         return text
     if isinstance(standing, str) and not isinstance(parsed, str):
         return text

@@ -129,6 +129,13 @@ class Stunting:
         self._sums = {}
         return found
 
+    def sums(self) -> dict[str, tuple[str, int]]:
+        """What `figures` will be made of, so far; totals to the last bit, and whatever number they are."""
+        return {name: (float(total).hex(), count) for name, (total, count) in self._sums.items()}
+
+    def load_sums(self, sums: Mapping[str, tuple[str, int]]) -> None:
+        self._sums = {name: (float.fromhex(total), count) for name, (total, count) in sums.items()}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep. All other randomness is a function of seed, step and text."""
         return self.objective.state()

@@ -25,6 +25,9 @@ _FLAGS = ("normalize_qk", "decay", "gate", "attention_bias", "tie_word_embedding
 _NUMBERS = ("ridge_floor", "ridge_init", "rms_norm_eps", "rope_theta", "residual_clip", "initializer_range")
 
 
+_MAY_BE_LEFT_OUT = ("head_dim", "intermediate_size", "input_size", "output_size")  # what follows from the others
+
+
 @strict
 class MesaConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no types
     """Settings of `MesaForCausalLM` and `MesaForPrediction`; docs/mesa.md has the table.
@@ -126,7 +129,9 @@ class MesaConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no
         least |= {"intermediate_size": 0, "conv_size": 0, "max_position_embeddings": 1}
         for name, smallest in (least | {"input_size": 1, "output_size": 1}).items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < smallest):
+            if value is None and name in _MAY_BE_LEFT_OUT:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least {smallest}")
 
     def _check_choices(self) -> None:
@@ -142,7 +147,7 @@ class MesaConfig(PreTrainedConfig):  # type: ignore[misc]  # transformers has no
         for name, choices in (("mesa_form", FORMS), ("norm", NORMS), ("positions", POSITIONS)):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(choices)}")
-        if self.hidden_act not in ACT2FN:
+        if not isinstance(self.hidden_act, str) or self.hidden_act not in ACT2FN:
             raise InputError(f"hidden_act={self.hidden_act!r}: transformers has no such activation; try 'silu'")
         assert self.head_dim is not None
         if self.positions == "rope" and SOFTMAX in self.layer_types and self.head_dim % 2:

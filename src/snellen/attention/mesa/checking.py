@@ -25,6 +25,15 @@ def check_shapes(
     """
     if form not in get_args(Form):
         raise InputError(f"form={form!r}: there is {' and '.join(map(repr, get_args(Form)))}")
+    given = {"q": q, "k": k, "v": v, "ridge": ridge, "log_decay": log_decay, "gate": gate}
+    for name, x in given.items():
+        needed = name not in ("log_decay", "gate")
+        if (x is not None or needed) and not isinstance(x, Tensor):
+            raise InputError(f"{name} is a {type(x).__name__}: give a tensor" + ("" if needed else ", or None"))
+        if x is not None and x.is_meta:
+            raise InputError(f"{name} has no content (device meta): give numbers")
+    if q.ndim not in (3, 4):
+        raise InputError(f"q is {_shape(q)}: it must be [batch, pos, heads, dim], or [batch, heads, dim] of one token")
     axes = ("batch", "heads") if q.ndim == 3 else ("batch", "pos", "heads")
     places = tuple(q.shape[:-1])
     for name, x in (("k", k), ("v", v)):
@@ -37,7 +46,6 @@ def check_shapes(
     for name, gated in (("log_decay", log_decay), ("gate", gate)):
         if gated is not None and tuple(gated.shape) != places:
             raise InputError(f"{name} is {_shape(gated)}: one number for each of {', '.join(axes)} is {list(places)}")
-    given = {"q": q, "k": k, "v": v, "ridge": ridge, "log_decay": log_decay, "gate": gate}
     for name, number in given.items():
         if number is not None and not number.is_floating_point():
             raise InputError(f"{name} is {number.dtype}: give floating-point numbers, e.g. {name}.float()")
@@ -76,6 +84,8 @@ def check_values(
 def check_flags(q: Tensor, **flags: Bool[Tensor, "..."] | None) -> None:
     """Of masks and resets [batch, pos]; raises InputError."""
     for name, x in flags.items():
+        if x is not None and not isinstance(x, Tensor):
+            raise InputError(f"{name} is a {type(x).__name__}: give a tensor of bool [batch, pos], or None")
         if x is not None and (x.dtype != torch.bool or x.shape != q.shape[:2]):
             raise InputError(f"{name} is {x.dtype} {_shape(x)}: give bool {list(q.shape[:2])}, [batch, pos]")
 

@@ -12,6 +12,8 @@ from snellen.attention.mesa.checking import check_flags, check_shapes, check_sta
 from snellen.attention.mesa.cholesky import factored
 from snellen.attention.mesa.gradient import full_precision
 from snellen.attention.mesa.trust import least_ratio, trusted
+from snellen.errors import InputError
+from snellen.kinds import MOST, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,7 @@ class MesaState:
     log_remaining: Float[Tensor, "batch heads"]
 
     @classmethod
+    @checked
     def empty(
         cls,
         batch: int,
@@ -38,6 +41,9 @@ class MesaState:
     ) -> MesaState:
         """Before a text. dtype: that of the sums, at least float32. The default finds all that `mesa_attention` finds;
         with less, what rounding took from the sums cannot be brought back where a matrix turns out ill-conditioned."""
+        for name, size in (("batch", batch), ("heads", heads), ("dim", dim), ("vdim", vdim)):
+            if not 1 <= size <= MOST:
+                raise InputError(f"{name} {size}: must be from 1 to {MOST}")
         exact = torch.promote_types(dtype, torch.float32)
 
         def zeros(*shape: int) -> Tensor:
@@ -45,6 +51,7 @@ class MesaState:
 
         return cls(gram=zeros(dim, dim), cross=zeros(vdim, dim), log_remaining=zeros())
 
+    @checked
     @torch.no_grad()
     def after(
         self,
@@ -112,6 +119,9 @@ def mesa_step(
         As `mesa_attention` does.
     """
     check_shapes(q, k, v, ridge=ridge, log_decay=log_decay, gate=gate, form=form)
+    if q.ndim != 3 or not isinstance(state, MesaState):
+        what = f"q is {list(q.shape)}" if q.ndim != 3 else f"state is a {type(state).__name__}"
+        raise InputError(f"{what}: give q as [batch, heads, dim], and a MesaState (MesaState.empty before a text)")
     check_values(q, k, v, ridge=ridge, log_decay=log_decay, gate=gate)
     kind = torch.promote_types(torch.promote_types(q.dtype, k.dtype), v.dtype)
     after = state.after(

@@ -67,7 +67,9 @@ def mesa_attention(
     """
     check_shapes(q, k, v, ridge=ridge, log_decay=log_decay, gate=gate, form=form)
     check_flags(q, mask=mask, resets=resets)
-    if chunk_size is not None and chunk_size < 1:
+    if q.ndim != 4:
+        raise InputError(f"q is {list(q.shape)}: it must be [batch, pos, heads, dim]; one token at a time: mesa_step")
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise InputError(f"chunk_size={chunk_size}: at least 1, or None")
     if ill_conditioned not in ("refuse", "warn"):
         raise InputError(f"ill_conditioned={ill_conditioned!r}: there is 'refuse' and 'warn'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from snellen.lookahead.evolution.fitness import Individual
 from snellen.lookahead.evolution.frame import Body, Frame
 from snellen.models.identity import Identity
 from snellen.models.masked import MaskedModel
-from snellen.results.files import json_text, replacing
+from snellen.results.files import UNREADABLE, json_text, read_json, replacing
 
 SCHEMA = 1
 
@@ -98,12 +97,14 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `Evolved.save` wrote, as far as it can be checked without the model. Raises as `read_population`."""
     name = f"from {str(path)!r}"
     try:
-        record: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        record: dict[str, Any] = read_json(Path(path))
         _bodies(record)
         _, schema = record["identity"]["tokenizer_sha256"], record["schema"]
+    except InputError as error:  # a pipe, a device
+        raise InputError(f"{name}: {error}; name a file that --out wrote") from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{name}: no population as `snellen evolve --out` writes it") from error
     if schema != SCHEMA:
         raise InputError(f"{name}: written in format {schema!r}, this version of Snellen reads {SCHEMA}")
@@ -125,4 +126,8 @@ def population_of(record: dict[str, Any], model: MaskedModel, path: str) -> list
 
 
 def _bodies(record: dict[str, Any]) -> list[Body]:
-    return [tuple(int(token) for token in member["tokens"]) for member in record["members"]]
+    """Raises what is in `UNREADABLE`."""
+    bodies = [tuple(member["tokens"]) for member in record["members"]]
+    if not all(type(token) is int for body in bodies for token in body):
+        raise ValueError("a token is no whole number")
+    return bodies

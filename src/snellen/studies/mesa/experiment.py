@@ -133,8 +133,7 @@ def experiment(
 
 def _wanted(seeds: int, only: Sequence[str], tasks: Sequence[str], texts: Path | None) -> list[tuple[str, str]]:
     """Pairs of task and variant."""
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= TUNING_SEED:
-        raise InputError(f"seeds = {seeds!r}: must be a whole number from 1 to {TUNING_SEED}")
+    pool.check_seeds(seeds, most=TUNING_SEED)
     known = [one.name for one in (*VARIANTS, *TEXT_VARIANTS)]
     names = named("only", only or known, known, "variant")
     default = [task for task in TASKS if task != TEXT or texts is not None]

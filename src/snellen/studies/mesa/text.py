@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from snellen.architectures import MesaForCausalLM
 from snellen.errors import InputError
 from snellen.models.bundled import pocket_folder
-from snellen.results.files import replacing
+from snellen.results.files import read_bytes, replacing
 from snellen.results.provenance import code_hash, versions
 from snellen.studies.mesa.tasks import stream
 from snellen.studies.mesa.training import Plan, Trained, train
@@ -56,7 +56,7 @@ def corpus(texts: Path | None, cache: Path) -> Corpus:
         raise InputError(f"texts: the task 'text' needs a text to train on; {mend}")
     path = texts / CORPUS
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise InputError(f"texts {str(texts)!r}: {CORPUS} cannot be read ({error.strerror}); {mend}") from error
     folder = pocket_folder()

@@ -18,12 +18,11 @@ from snellen.studies import pool
 from snellen.studies.names import named, slug
 from snellen.studies.stunting import masked
 from snellen.studies.stunting.raising import HEADS, LANGUAGE, LAYERS, MEASURE, MODEL, Plan, raise_one
-from snellen.studies.stunting.variants import VARIANTS, variant
+from snellen.studies.stunting.variants import NAMES, VARIANTS, variant
 from snellen.training.objectives import METHODS
 
 SCHEMA = 1
 SEEDS = 5
-NAMES = (*(one.name for one in VARIANTS), masked.NAME)
 
 # What trains and what looks, and the objectives, which are found by name; tables and pictures are drawn anew each time.
 _MADE_BY = (raise_one.__module__, masked.__name__, *(kind.__module__ for kind in METHODS.values()))
@@ -54,8 +53,7 @@ def experiment(
     InputError
         No seeds, an unknown variant, or a folder with the results of another experiment.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise InputError(f"seeds = {seeds!r}: must be a whole number of at least 1")
+    pool.check_seeds(seeds)
     names = named("only", only or NAMES, NAMES, "variant")
     plan = plan or Plan()
     wanted = [Job(name=name, seed=seed) for seed in range(seeds) for name in NAMES if name in names]

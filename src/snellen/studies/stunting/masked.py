@@ -20,8 +20,9 @@ from transformers import BertConfig, BertForMaskedLM
 from snellen.organisms.arms import Arms
 from snellen.studies.stunting import probe
 from snellen.studies.stunting.raising import HEADS, JUDGED, LAYERS, MODEL, TEXT, Plan, language_at
+from snellen.studies.stunting.variants import MASKED
 
-NAME = "masked"
+NAME = MASKED
 _MASKS = 6  # stream of random numbers
 
 

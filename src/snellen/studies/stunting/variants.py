@@ -10,6 +10,7 @@ from snellen.errors import InputError
 from snellen.training.amplifiers import Amplifier, Beam, Learned, Particles
 
 HORIZON = 4  # reaches the verdict of the language that is trained on; one less sees nothing of it
+MASKED = "masked"  # the twin that is no variant of a training: a masked model (`masked.py`)
 WIDTH = 5  # as many as there are choices
 
 
@@ -92,6 +93,9 @@ VARIANTS = (
         amplifier=Learned(width=WIDTH, horizon=1), settings={"against": "naive"}, control_of="adversarial",
     ),
 )  # fmt: skip
+
+
+NAMES = (*(one.name for one in VARIANTS), MASKED)
 
 
 def variant(name: str) -> Variant:
