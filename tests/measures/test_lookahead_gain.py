@@ -135,6 +135,7 @@ def test_the_record_is_complete(decided):
         *((d, a) for d in (1, 2, 3) for a in ("naive", "temperature", "horizon 1")),
         *((d, a) for d in (2, 3) for a in ("same candidates", "lookahead", "placebo")),
     }
+    assert all(r["low"] <= r["gain_over_naive"] <= r["high"] for r in arms)
     for name, one in result.columns.items():
         assert len(one) == len(scored), name
     gained = (result.columns["lookahead_log_prob"] - result.columns["control_log_prob"]).mean(dtype=np.float64)
