@@ -28,10 +28,12 @@ MEASURE = LookaheadGain(alphas=(0.0, 1.0, 2.0, 4.0))
 SEED = 0
 HORIZONS = (2, 4, 8)
 CONTROLS = ("naive", "temperature", "horizon 1", "same candidates")
+_BESIDE = ("placebo", "placebo_low", "placebo_high", "detectable")
 ROLES = ("first line", "second line")
 FIELDS = (
     "run", "model", "text", "tokens", "units", "unit_kind", "interval", "naive", "memorised", "width", "horizon",
-    "alpha", "gain", "low", "high", "placebo", "placebo_low", "placebo_high", "best_control", "control_over_naive",
+    "alpha", "gain", "low", "high", "placebo", "placebo_low", "placebo_high", "detectable",
+    "best_control", "control_over_naive",
     "fitted_alpha", "fitted_kind", "fitted_weight", "without_memorised", "without_memorised_low",
     "without_memorised_high",
 )  # fmt: skip
@@ -108,7 +110,7 @@ def rows(run: Run) -> list[dict[str, Any]]:
         row |= {"best_control": best, "control_over_naive": over[best]}
         if gain["alpha"] is None:
             fitted = arms[width, horizon, "lookahead"]
-            row |= {name: gain[name] for name in ("placebo", "placebo_low", "placebo_high")}
+            row |= {name: gain[name] for name in _BESIDE}
             row |= {f"fitted_{name}": fitted[name] for name in ("alpha", "kind", "weight")}
             if width == max(run.about["widths"]) and horizon == run.about["horizon"]:
                 row |= {"without_memorised": without["value"]}

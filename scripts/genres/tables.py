@@ -22,6 +22,11 @@ def marked(row: Row) -> str:
     return f"**{interval(row)}**" if clear(row) else interval(row)
 
 
+def seen(row: Row) -> str:
+    """The gain that would have been found four times in five, in thousandths of a nat."""
+    return "none" if row["detectable"] is None else thousandths(row["detectable"])
+
+
 def mix(row: Row) -> str:
     """What was fitted on the whole text: α and the weight of the mix, or none."""
     if row["fitted_kind"] == "none":
@@ -47,6 +52,7 @@ def genres(rows: list[Row]) -> str:
         "documents",
         "naive",
         "**gain**",
+        "detectable",
         "best control",
         "placebo",
         "fitted",
@@ -68,7 +74,7 @@ def genres(rows: list[Row]) -> str:
                     f"{row['naive']:.3f}",
                     marked(row),
                 ]
-                out.append([*cells, row["best_control"], interval(row, "placebo_"), mix(row), memorised])
+                out.append([*cells, seen(row), row["best_control"], interval(row, "placebo_"), mix(row), memorised])
     return table(head, out)
 
 
@@ -85,14 +91,21 @@ def grid(rows: list[Row], texts: Sequence[str]) -> str:
 
 
 def line_ends(rows: list[Row]) -> str:
-    head = ["model", "line", "D", "words", "poems", "naive", "**gain**", "best control", "placebo", "fitted"]
+    head = ["model", "line", "D", "words", "poems", "naive", "**gain**", "detectable", "best control"]
+    head += ["placebo", "fitted"]
     out = []
     for model, name in MODELS.items():
         for role in ("first line", "second line"):
             for horizon in HORIZONS:
                 for row in at(rows, model=model, text=f"line ends: {role}", horizon=horizon, alpha=None):
                     cells = [name, role, str(horizon), f"{row['tokens']:.0f}", f"{row['units']:.0f}"]
-                    cells += [f"{row['naive']:.3f}", marked(row), row["best_control"], interval(row, "placebo_")]
+                    cells += [
+                        f"{row['naive']:.3f}",
+                        marked(row),
+                        seen(row),
+                        row["best_control"],
+                        interval(row, "placebo_"),
+                    ]
                     out.append([*cells, mix(row)])
     return table(head, out)
 
@@ -137,7 +150,7 @@ def census(rows: list[Row]) -> str:
         above, below = (sum(clear(row) == side for row in group) for side in (1, -1))
         counts = [str(len(group)), f"{0.025 * len(group):.1f}", str(above), str(below), str(placebos)]
         out.append([name, *counts, f"{thousandths(most['high'])} ({where})"])
-    head = ["question", "intervals", "expected on each side by chance", "above 0", "below 0", "placebos above 0"]
+    head = ["question", "intervals", "2.5 % of them", "above 0", "below 0", "placebos above 0"]
     return table([*head, "greatest upper bound"], out)
 
 

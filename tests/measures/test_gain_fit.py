@@ -147,49 +147,36 @@ def slow_fit(rows, base, table, counts, alphas):
 def test_cross_fitting_is_that_of_the_loops(rows, arms, name, alphas):
     table, base = build(rows, arms[name]), rows.base()
     fold = statistics.folds(rows.units, parts=4, seed=0)
-    drawn = statistics.resamples(rows.units, number=100, level=0.95, seed=0).counts
-    counts = np.concatenate([np.ones((rows.units, 1)), drawn[:, :4]], axis=1)
-    fit = finish(select(rows, base, table, counts, fold, [np.array(alphas)], block_bytes=1))
-    for r in range(counts.shape[1]):
-        held = 0.0
-        for k in range(4):
-            kind, units, _ = slow_fit(rows, base, table, counts[:, r] * (fold != k), alphas)
-            held += (units * counts[:, r])[fold == k].sum()
-            if r == 0:
-                assert fit.settings[k].kind == kind
-        assert fit.held[r] == pytest.approx(held, abs=1e-8)
+    settings = finish(select(rows, base, table, fold, [np.array(alphas)]))
+    got = np.bincount(
+        rows.unit, weights=apply.log_probs(rows, [arms[name]], settings, fold) - rows.log_prob, minlength=rows.units
+    )
+    for k in range(4):
+        kind, units, _ = slow_fit(rows, base, table, (fold != k).astype(float), alphas)
+        assert settings[k].kind == kind
+        np.testing.assert_allclose(got[fold == k], units[fold == k], atol=1e-8)
     if name == "lookahead" and alphas == [0, 1, 2]:
-        assert fit.held[0] > 10
-
-
-@pytest.mark.parametrize("name", ["lookahead", "same candidates", "horizon 1"])
-def test_the_columns_sum_to_the_tables(scored, rows, arms, name):
-    fold = statistics.folds(rows.units, parts=5, seed=2)
-    drawn = statistics.resamples(rows.units, number=100, level=0.95, seed=0)
-    problem = Problem.of(scored, rows, fold, drawn, tempered_base=True, seed=0)
-    fit = problem.fit(problem.judge(arms[name]))
-    log_probs = apply.log_probs(problem.rows, [arms[name]], fit.settings, fold)
-    assert (log_probs - rows.log_prob).sum() == pytest.approx(fit.held[0], abs=1e-7)
+        assert got.sum() > 10
 
 
 def test_leaving_out_hopeless_exponents_changes_nothing():
-    """The speed-up must be one only: for the whole grid of α and for each α alone, in every resample."""
+    """The speed-up must be one only: for the whole grid of α and for each α alone, in every fold."""
     taus = (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.5, 6.0)
     wide = exact.score(flattened, exact.sample(AUTHOR, [70] * 22, 3), memory=4, widths=(6,), horizon=3, taus=taus)
     rows = rows_of(wide, statistics.units(wide.document), ALPHAS, WEIGHTS)
     lookahead = Survivors.of(wide.beams[6], wide).lookahead(3, ALPHAS)
     fold = statistics.folds(rows.units, parts=5, seed=0)
-    counts = statistics.resamples(rows.units, number=200, level=0.95, seed=0).counts
     subsets = [np.arange(len(ALPHAS)), *(np.array([a]) for a in range(len(ALPHAS)))]
     for arm in (lookahead, without_factor(lookahead), most_probable(wide, 4, ALPHAS)):
         table, base = build(rows, arm), rows.base()
         kept = contenders(rows, base, table, subsets, np.array([0]))
         assert len(kept) < len(taus) - 1
-        every = select(rows, base, table, counts, fold, subsets)
-        fewer = select(rows, base, table, counts, fold, subsets, taus=kept)
-        for one, other in zip(every, fewer, strict=True):
-            np.testing.assert_allclose(other.score, one.score, rtol=1e-12)
-            np.testing.assert_allclose(other.held, one.held, rtol=1e-12)
+        every = select(rows, base, table, fold, subsets)
+        fewer = select(rows, base, table, fold, subsets, taus=kept)
+        for ones, others in zip(every, fewer, strict=True):
+            for one, other in zip(ones, others, strict=True):
+                assert (other.score, other.gain) == pytest.approx((one.score, one.gain), rel=1e-12)
+                assert (other.setting.kind, other.setting.tau) == (one.setting.kind, one.setting.tau)
 
 
 @pytest.fixture(scope="module")
@@ -278,12 +265,11 @@ def test_mixes_into_a_sharpened_base(scored, built, arms, name):
 def test_no_fold_is_judged_with_a_base_that_has_seen_it(scored, rows):
     units = statistics.units(scored.document)
     fold = statistics.folds(units.count, parts=5, seed=0)
-    drawn = statistics.resamples(units.count, number=100, level=0.95, seed=0)
-    problem = Problem.of(scored, rows, fold, drawn, tempered_base=True, seed=0)
+    problem = Problem.of(scored, rows, fold, level=0.95, tempered_base=True, seed=0)
     weights = [np.full(rows.gates, w) for w in (0.1, 0.6, 0.6, 0.1, 0.6)]
     settings = [Setting(kind="linear", tau=0, alpha=0, weights=w) for w in weights]
     settings[4] = replace(settings[4], kind="none")
-    nested = problem._with_sharpened(replace(problem.temperature, settings=tuple(settings)))
+    nested = problem._with_sharpened(settings)
     taus = len(nested.rows.tau)
     assert len(nested.rows.sharpened) == 2
     assert nested.allowed[:, taus:].tolist() == [
@@ -292,36 +278,29 @@ def test_no_fold_is_judged_with_a_base_that_has_seen_it(scored, rows):
     arm = without_factor(Survivors.of(scored.beams[6], scored).lookahead(2, ALPHAS))
     base = nested.rows.base()
     base[taus:] += 50.0  # were they allowed, they would be taken
-    picked = select(
-        nested.rows, base, build(nested.rows, arm), nested.counts, fold, [np.arange(len(ALPHAS))],
-        allowed=nested.allowed,
-    )[0]  # fmt: skip
-    assert {int(t) for t in np.unique(picked.base_tau[0])} == {taus}
-    assert {int(t) for t in np.unique(picked.base_tau[1])} == {taus + 1}
-    assert (picked.base_tau[4] < taus).all()
-    assert (picked.tau[4] < taus).all()
+    picked = select(nested.rows, base, build(nested.rows, arm), fold, [np.arange(len(ALPHAS))], allowed=nested.allowed)[
+        0
+    ]
+    assert (picked[0].base, picked[1].base) == (taus, taus + 1)
+    assert picked[4].base < taus
+    assert picked[4].setting.tau < taus
 
 
 def test_without_a_mix_an_arm_is_the_best_control(scored, rows):
-    """An arm that never hits, where `temperature` wins: equal to it in every fold of every resample."""
+    """An arm that never hits, where `temperature` wins: equal to it in every fold."""
     taus = replace(rows, tau=np.array([1.0, 0.5]), log_z=rows.log_z[:, [0, 1]])
     units = statistics.units(scored.document)
     fold = statistics.folds(units.count, parts=5, seed=0)
-    drawn = statistics.resamples(units.count, number=100, level=0.95, seed=0)
-    problem = Problem.of(scored, taus, fold, drawn, tempered_base=True, seed=0)
+    problem = Problem.of(scored, taus, fold, level=0.95, tempered_base=True, seed=0)
     _, common = shared(problem)
-    worse = replace(common["horizon 1"], by_fold=common["temperature"].by_fold - 1)
-    built = problem.on_top_of({**common, "horizon 1": worse})
+    fits = common.fits
+    worse = replace(fits["horizon 1"], log_probs=fits["temperature"].log_probs - 1)
+    built = problem.on_top_of({**fits, "horizon 1": worse})
     nothing = most_probable(scored, 1, ALPHAS)  # all of q on the best token: at these weights never worth it
     arm = replace(nothing, hit=np.full_like(nothing.hit, -1))
-    fit = built.fit(built.judge(arm))
+    fit = built.fit([built.examined(arm)])
     assert {setting.kind for setting in fit.settings} == {"none"}
-    np.testing.assert_array_equal(fit.by_fold, common["temperature"].by_fold)
-    np.testing.assert_allclose(
-        sum(apply.log_probs(built.rows, [arm], fit.settings, fold)),
-        scored.log_prob.sum(dtype=float) + fit.held[0],
-        rtol=1e-6,
-    )
+    np.testing.assert_allclose(fit.log_probs, fits["temperature"].log_probs, rtol=1e-12)
 
 
 def test_blocks_change_nothing_but_rounding(rows, arms):

@@ -62,7 +62,7 @@ def test_the_mix_over_words_is_that_of_the_loops(scored, alpha, weight):
     )  # fmt: skip
     arms = words.factors(first, root, total, alpha, np.arange(12)[None].repeat(len(naive), axis=0))
     for name, cut in (("same words", True), ("lookahead", False)):
-        got = words.table(rows, naive, first, arms[name], root == -1, hit, alpha)[0]
+        got = words.over_naive(naive, first, arms[name], root == -1, hit, alpha, rows.weights)[0]
         matched = 0
         for row, (i, j) in enumerate(zip(begins, after, strict=True)):
             votes, held_back = {}, []
@@ -109,7 +109,7 @@ def test_a_planning_author_gains_by_the_word():
     for name, author in (("planning", 0.9), ("planless", None)):
         texts = exact.sample(exact.deciding(author, arms=3, steps=1, noise=8), [120] * 25, 2)
         scored = exact.score(planless, texts, memory=4, widths=(8,), horizon=3, starts_word=list(starts))
-        measure = LookaheadGain(alphas=(0.0, 1.0, 2.0), weights=(0.05, 0.2, 0.5, 0.8), resamples=100)
+        measure = LookaheadGain(alphas=(0.0, 1.0, 2.0), weights=(0.05, 0.2, 0.5, 0.8))
         found[name] = measure.measure(scored, seed=0).finding.details["words"]
     gain = found["planning"]
     assert gain["reason"] is None
@@ -126,7 +126,7 @@ def test_words_that_never_end_inside_the_horizon_have_a_reason():
         model, exact.sample(model, [80] * 20, 0), memory=2, widths=(2,), horizon=2, starts_word=[True] + [False] * 4
     )
     rare = replace(scored, starts_word=np.zeros(5, dtype=bool))
-    measure = LookaheadGain(alphas=(1.0,), weights=(0.2,), resamples=100)
+    measure = LookaheadGain(alphas=(1.0,), weights=(0.2,))
     words = measure.measure(rare, seed=0).finding.details["words"]
     assert words["value"] is None
     assert words["reason"]

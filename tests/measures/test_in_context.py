@@ -36,7 +36,7 @@ def texts() -> list[str]:
 def test_a_model_that_copies_gains_from_its_own_text_alone(texts: list[str], tmp_path: Path) -> None:
     run = exam(readers.reader(readers.copying), texts, TEXT, tmp_path / "run")
     finding = run.findings[0]
-    assert finding.low > 0.2
+    assert finding.low > 0.15
     assert finding.control["foreign text in the place of further context"]["high"] < 0.5 * finding.low
     assert finding.control["own further context beyond foreign text"]["low"] > 0.2
     assert finding.verdict.startswith("Text: yes, further context helps, and foreign text")

@@ -9,13 +9,14 @@ import pytest
 
 from snellen.errors import InputError, Refused
 from snellen.measures.lookahead_gain import LookaheadGain
-from snellen.measures.lookahead_gain.curves import Estimate
+from snellen.measures.lookahead_gain.detectable import Detectable
 from snellen.measures.lookahead_gain.rows import take
-from snellen.measures.lookahead_gain.tables import FOUND, NONE, UNTRUSTWORTHY, verdict
+from snellen.measures.lookahead_gain.tables import FOUND, FOUND_HERE, NONE, UNTRUSTWORTHY, verdict
 from snellen.results import findings
+from snellen.results.estimates import Estimate
 from tests.measures import exact
 
-QUICK = {"alphas": (0.0, 1.0, 2.0, math.inf), "weights": (0.05, 0.2, 0.45, 0.8), "resamples": 200}
+QUICK = {"alphas": (0.0, 1.0, 2.0, math.inf), "weights": (0.05, 0.2, 0.45, 0.8)}
 
 
 def gain_of(scored, **settings):
@@ -127,13 +128,14 @@ def test_the_record_is_complete(decided):
     best = finding.control["arms"][finding.control["best"]]
     assert finding.control["arms"]["lookahead"] - best == pytest.approx(finding.value)
     assert finding.control["arms"]["naive"] == pytest.approx(scored.log_prob.mean(dtype=np.float64))
-    assert set(finding.settings) >= {"alphas", "weights", "folds", "resamples", "level", "base", "fit", "seed"}
+    assert set(finding.settings) >= {"alphas", "weights", "folds", "level", "base", "fit", "seed"}
 
     arms = result.tables["arms"].to_pylist()
     assert {(r["horizon"], r["arm"]) for r in arms} == {
         *((d, a) for d in (1, 2, 3) for a in ("naive", "temperature", "horizon 1")),
         *((d, a) for d in (2, 3) for a in ("same candidates", "lookahead", "placebo")),
     }
+    assert all(r["low"] <= r["gain_over_naive"] <= r["high"] for r in arms)
     for name, one in result.columns.items():
         assert len(one) == len(scored), name
     gained = (result.columns["lookahead_log_prob"] - result.columns["control_log_prob"]).mean(dtype=np.float64)
@@ -148,9 +150,11 @@ def test_the_record_is_complete(decided):
         mine = [r for r in splits if r["split"] == name]
         assert sum(r["n"] for r in mine) == len(scored)
         assert sum(r["share"] * r["value"] for r in mine) == pytest.approx(finding.value, abs=1e-6)
-    assert result.tables["resamples"].num_rows == 200
-    low, high = np.quantile(result.tables["resamples"]["value"].to_numpy(), [0.025, 0.975])
-    assert (low, high) == pytest.approx((finding.low, finding.high))
+    seen = finding.detectable
+    assert 0 < seen["value"] < finding.value
+    assert (seen["power"], seen["alpha"]) == (0.8, 1.0)
+    full = [r for r in result.tables["gains"].to_pylist() if r["horizon"] == 3 and r["alpha"] is None]
+    assert full[0]["detectable"] == seen["value"]
 
 
 def test_particles_that_cover_everything_are_the_widest_beam(decided):
@@ -194,7 +198,7 @@ def test_few_documents_are_cut_in_blocks_and_very_few_tokens_refused():
     model = exact.markov(6, 2)
     scored = exact.score(model, exact.sample(model, [300, 300], 0), memory=2, horizon=2, widths=(2,))
     finding = gain_of(scored).finding
-    assert finding.details["units"] == {"kind": "blocks", "interval": "jackknife t"}
+    assert finding.details["units"] == {"kind": "blocks", "interval": "t"}
     assert finding.n["units"] == 12
     assert holds_zero({"low": finding.low, "high": finding.high})
     with pytest.raises(Refused, match="give more text"):
@@ -264,7 +268,7 @@ def test_what_cannot_be_vouched_for_is_refused(change, said):
     [
         {"base": "flat"}, {"alphas": ()}, {"alphas": (2.0, 1.0)}, {"alphas": (-1.0,)}, {"alphas": (math.nan,)},
         {"alphas": (math.inf,)}, {"weights": ()}, {"weights": (0.0,)}, {"weights": (1.0,)}, {"folds": 1},
-        {"folds": 9}, {"resamples": 10}, {"level": 1.0}, {"memorised_run": 1},
+        {"folds": 9}, {"level": 1.0}, {"memorised_run": 1},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named(wrong):
@@ -274,13 +278,20 @@ def test_wrong_settings_are_named(wrong):
 
 def test_verdicts():
     def at(low, high):
-        return Estimate(value=(low + high) / 2, low=low, high=high, replicates=np.zeros(1))
+        return Estimate(value=(low + high) / 2, low=low, high=high)
 
-    nothing = at(-0.01, 0.01)
-    assert verdict(at(0.01, 0.02), nothing)[0] == "gain found"
-    assert verdict(at(-0.01, 0.02), nothing)[0] == "no gain found"
-    assert verdict(at(-0.02, -0.01), nothing)[0] == "lookahead is worse than the control"
+    nothing, seen = at(-0.01, 0.01), Detectable(value=0.004, power=0.8, alpha=1.0, weight=0.1)
+    assert verdict(at(0.01, 0.02), nothing, seen, limited=False)[0] == "gain found"
+    said, reading = verdict(at(0.01, 0.02), nothing, seen, limited=True)
+    assert said == FOUND_HERE == "gain found in these documents only"
+    assert "says nothing of other documents" in reading
+    said, reading = verdict(nothing, nothing, seen, limited=False)
+    assert said == "no gain found"
+    assert "80% of the time is a gain of 0.0040 nats" in reading
+    blind = Detectable(value=None, power=0.8, alpha=None, weight=None, reason="too little text")
+    assert "Nothing can be concluded from that: too little text" in verdict(nothing, nothing, blind, limited=False)[1]
+    assert verdict(at(-0.02, -0.01), nothing, seen, limited=False)[0] == "lookahead is worse than the control"
     for gain in (at(0.01, 0.02), nothing, at(-0.02, -0.01)):
-        said, reading = verdict(gain, at(0.01, 0.02))
+        said, reading = verdict(gain, at(0.01, 0.02), seen, limited=False)
         assert said == UNTRUSTWORTHY
         assert "nothing to plan" in reading

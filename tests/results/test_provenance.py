@@ -153,7 +153,7 @@ def test_a_change_is_seen_where_it_matters_and_only_there(tmp_path, monkeypatch)
     before = hashes()
     for name, moved in {
         "results/statistics.py": {"exam", "in-context", "self-test", "sweep"},
-        "results/estimates.py": {"in-context", "sweep"},
+        "results/estimates.py": {"exam", "in-context", "self-test", "sweep"},
         "runner/scoring.py": {"exam", "in-context", "self-test"},
         "studies/decisions.py": {"self-test"},
         "runner/generating.py": {"exam", "in-context"},

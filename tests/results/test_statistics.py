@@ -9,16 +9,58 @@ from snellen.results import statistics
 from snellen.results.estimates import Estimate
 
 
-def test_documents_are_the_units_from_twenty_on():
-    document = np.repeat(np.arange(3, 23), np.arange(1, 21))
+@pytest.mark.parametrize("count", [8, 9, 20])
+def test_documents_are_the_units_from_eight_on(count):
+    document = np.repeat(np.arange(3, 3 + count), np.arange(11, 11 + count))
     got = statistics.units(document)
-    assert (got.kind, got.count) == ("documents", 20)
+    assert (got.kind, got.count, got.limited) == ("documents", count, False)
     assert (got.of_row == document - 3).all()
+
+
+def test_documents_of_which_one_is_nearly_all_are_no_units():
+    document = np.repeat(np.arange(12), [5000, *[20] * 11])
+    assert statistics.effective(np.bincount(document)) < 1.2
+    got = statistics.units(document)
+    assert (got.kind, got.limited) == ("blocks", True)
+
+
+def test_a_mean_of_equal_units_has_the_t_interval():
+    x = np.random.default_rng(1).normal(size=(3, 12))
+    found = statistics.mean(100 * x, np.full(12, 100.0))
+    for row, low, high in zip(x, found.low(0.9), found.high(0.9), strict=True):
+        assert (low, high) == pytest.approx(stats.t.interval(0.9, 11, loc=row.mean(), scale=stats.sem(row)))
+
+
+def test_the_error_of_a_ratio_is_that_of_leaving_out():
+    rng = np.random.default_rng(2)
+    top, bottom = rng.normal(size=15), rng.uniform(1, 30, size=15)
+    found = statistics.mean(top, bottom)
+    value = top.sum() / bottom.sum()
+    left = np.array([np.delete(top, u).sum() / np.delete(bottom, u).sum() for u in range(15)])
+    assert found.value == pytest.approx(value)
+    assert found.error == pytest.approx(np.sqrt(14 / 15 * ((left - value) ** 2).sum()))
+    assert found.freedom == pytest.approx(bottom.sum() ** 2 / (bottom**2).sum() - 1)
+    # a unit that holds nothing does not count
+    again = statistics.mean(np.r_[top, 0.0], np.r_[bottom, 0.0])
+    assert (again.error, again.freedom) == (found.error, found.freedom)
+    assert statistics.mean(np.ones(1), np.ones(1)).error == np.inf
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_ratios_hold_the_truth_whatever_the_sizes(count):
+    held = 0
+    for seed in range(400):
+        rng = np.random.default_rng([seed, count])
+        bottom = rng.gamma(1.0, 100, size=count) + 5
+        top = bottom * rng.normal(0.05, 0.1, size=count)
+        found = statistics.mean(top, bottom)
+        held += found.low(0.95) <= 0.05 <= found.high(0.95)
+    assert held / 400 > 0.9
 
 
 @pytest.mark.parametrize(
     ("lengths", "count"),
-    [([8000], 40), ([30_000], 50), ([1000], 20), ([999], 19), ([400], 8), ([2500, 2500], 26), ([30] * 19, 9)],
+    [([8000], 40), ([30_000], 50), ([1000], 20), ([999], 19), ([400], 8), ([2500, 2500], 26), ([120] * 7, 14)],
 )
 def test_few_documents_are_cut_into_blocks(lengths, count):
     document = np.repeat(np.arange(len(lengths)), lengths)

@@ -21,6 +21,8 @@ def as_expected(one, seed, tell=lambda line: None):
         for horizon in range(2, one.horizon + 1):
             value = 0.7 if one.expects == "gain" and horizon == one.horizon and width == one.widths[-1] else 0.0
             gain = Estimate(value=value, low=value - 0.01, high=value + 0.01)
+            if one.expects == "dose":
+                gain = Estimate(value=one.dose(seed), low=1e-6, high=0.02)
             points.append(Point(width=width, horizon=horizon, gain=gain, placebo=Estimate(value=0, low=0, high=0)))
     return SeedResult(examination=one.name, seed=seed, points=points, losses={}, training={}, seconds=0.1)
 
@@ -106,7 +108,7 @@ def test_the_command_prints_what_was_expected_and_what_was_found(capsys, tmp_pat
     assert "NOT" not in shown.out
     assert any("3:  0.000   8:  0.000   96: +0.700" in line for line in lines)
     assert any("2:  0.000   3:  0.000   4: +0.700" in line for line in lines)
-    assert lines[-1].startswith("the chart is in order (11 examinations, 3 seeds")
+    assert lines[-1].startswith("the chart is in order (14 examinations, 3 seeds")
     assert "21 of 21 models examined" in shown.err
     assert json.loads((tmp_path / "found.json").read_text())["passed"] is True
     assert main(["organisms", "--json", "--only", "markov", "--quiet"]) == 0
@@ -131,7 +133,7 @@ def test_what_is_not_as_expected_is_seen_and_exits_with_3(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "NOT as expected" in next(line for line in out.splitlines() if line.startswith("planner"))
     assert "planner: horizon 4: the gain's interval [+0.000, +0.000] is not above 0.3" in out
-    assert "1 of 11 NOT as expected" in out
+    assert "1 of 14 NOT as expected" in out
     assert chart.recorded()["passed"] is False
 
 

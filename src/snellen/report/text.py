@@ -68,7 +68,7 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
 
 
 # What an interval without width means of a lookahead gain: that there was nothing to be uncertain about.
-NO_WEIGHT = "no fit in any resample gave lookahead a weight"
+NO_WEIGHT = "no fit gave lookahead a weight"
 
 
 def estimate(entry: Mapping[str, Any], digits: int = 4, *, zero: str = "") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from snellen.errors import InputError
@@ -91,17 +92,21 @@ class Examination:
 
     def dose(self, seed: int) -> float:
         """The gain that is in the text, nats a token, in expectation."""
-        from snellen.measures.lookahead_gain import LookaheadGain
-        from snellen.studies.expected import expected
-        from snellen.studies.followers import Follower
+        return _dose(self.text(seed))
 
-        author = self.text(seed)
-        assert isinstance(author, Follower)
-        grid = LookaheadGain()
-        return expected(
-            author.plain.table, author.table, author.size, width=author.width, horizon=author.reach,
-            alphas=grid.alphas, weights=grid.weights,
-        ).gain  # fmt: skip
+
+@cache
+def _dose(author: Language) -> float:
+    from snellen.measures.lookahead_gain import LookaheadGain
+    from snellen.studies.expected import expected
+    from snellen.studies.followers import Follower
+
+    assert isinstance(author, Follower)
+    grid = LookaheadGain()
+    return expected(
+        author.plain.table, author.table, author.size, width=author.width, horizon=author.reach,
+        alphas=grid.alphas, weights=grid.weights,
+    ).gain  # fmt: skip
 
 
 _MARKOV: dict[str, Any] = {"expects": "nothing", "widths": (4,), "horizon": 3, "sequences": 40}

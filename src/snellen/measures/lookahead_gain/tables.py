@@ -108,7 +108,9 @@ def arms_table(problem: Problem, points: Sequence[Point]) -> pa.Table:
                     "horizon": point.horizon,
                     "arm": name,
                     "log_likelihood": float(fit.log_probs.mean()),
-                    **over.row("gain_over_naive"),
+                    "gain_over_naive": over.value,
+                    "low": over.low,
+                    "high": over.high,
                     **fitted,
                 }
             )
