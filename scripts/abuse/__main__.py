@@ -1,7 +1,7 @@
 """Abuse Snellen as the world does: kills, bad inputs, damaged files, full disks. Nothing may end in a traceback, and
 nothing may be done silently otherwise than asked.
 
-    python -m scripts.abuse --short          # at most ten minutes on two busy cores
+    python -m scripts.abuse --short          # some six minutes on two cores
     python -m scripts.abuse                  # all of it
     python -m scripts.abuse --case NAME      # one trial again, with all that it says
 """

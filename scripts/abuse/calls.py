@@ -125,7 +125,7 @@ def planned(world: World, *, short: bool) -> Iterator[Trial]:
             wrong = _IDS if name in _IDENTIFIERS else _TENSORS if name in _FLOATS else _NEVER
             for value in wrong:
                 number += 1
-                if not short or number % 5 == 0:
+                if not short or number % 12 == 0:
                     yield _trial(world, call, name, value)
         yield _trial(world, call, "nonsense", "1", python=True)
 

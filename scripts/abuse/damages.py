@@ -166,7 +166,7 @@ def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
         ("lookahead", "trained", 60, lambda f: snellen("generate", f / "trained", "--max-new-tokens", "2"), unchecked),
         ("evolved", "evolved.json", 110, _go_on(world), unchecked),
     ]
-    share = 0.09 if short else 1.0
+    share = 0.04 if short else 1.0
     for kind, source, most, act, check in kinds:
         where = world / source
         files = _files(where, kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import typing
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ EVER: dict[Any, Sequence[str]] = {
     str: ("", " ", "\x1b]0;x\x07", "\u202ex", "x" * 10_000, "../..", "/dev/full"),
     Path: ("", "/dev/full", "/dev/null", "/proc/x/y", "/proc/self/mem", "\u202e.txt", "x" * 300, "x/" * 3000, "."),
 }
+MANY = "100000"  # of what can be counted: refused, or as much work as it says
+_WORK = {"evolve --population", "evolve --generations", "generate --count"}  # of that length
 _LONG = ("organisms", "sweep")  # what these accept takes minutes
 # Negative numbers that have a meaning.
 _SIGNED = {"--repetition"}
@@ -33,7 +36,7 @@ _SIGNED = {"--repetition"}
 
 def planned(world: World, *, seed: int, short: bool) -> Iterator[Trial]:
     """All of them; in the short form each few of what is generated."""
-    step = 4 if short else 1
+    step = 10 if short else 1
     yield from itertools.islice(generated(world), seed % step, None, step)
     yield from words.planned(world, short=short)
     yield from foreign.planned(world, short=short)
@@ -75,6 +78,8 @@ def generated(world: World) -> Iterator[Trial]:
             for word in dict.fromkeys(word for kind in kinds for word in EVER.get(kind, ())):
                 glued = f"{option}={word}"
                 yield _trial(name, [*_without(base, option), glued], glued, unchecked)
+            if int in kinds:
+                yield _many(name, base, option)
             several = _several(argument.hint)
             if not several and bool not in kinds:
                 value = {int: "3", float: "0.5"}.get(kinds[0], "x")
@@ -96,6 +101,13 @@ def _trial(name: str, arguments: Sequence[str], what: str, check: Check | None) 
         check=check,
         shown=shown.encode("unicode_escape").decode(),
     )
+
+
+def _many(name: str, base: Sequence[str], option: str) -> Trial:
+    works = f"{name} {option}" in _WORK
+    loud = [word for word in _without(base, option) if not (works and word == "--quiet")]
+    trial = _trial(name, [*loud, f"{option}={MANY}"], f"{option}={MANY}", unchecked)
+    return replace(trial, long=works, seconds=30 if works else 240)
 
 
 def _kinds(hint: Any) -> Iterator[Any]:

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REFUSED, SAME, FINISHED = "refused in one line", "same result", "finished"
-INTERRUPTED = "interrupted"
+INTERRUPTED, AT_WORK = "interrupted", "at work, and says so"
 TRACEBACK, SILENT, HANGS = "traceback", "silent difference", "neither refused nor finished"
-GOOD, BAD = (REFUSED, SAME, FINISHED, INTERRUPTED), (TRACEBACK, SILENT, HANGS)
+GOOD, BAD = (REFUSED, SAME, FINISHED, INTERRUPTED, AT_WORK), (TRACEBACK, SILENT, HANGS)
 
 SECONDS = 60.0  # after which a trial has neither been refused nor finished
 MEMORY = 3 << 30  # bytes beyond what the parent has: who asks for more is told that there is none
 _OUT, _ERR = "stdout", "stderr"
+_PROGRESS = re.compile(r"\d+ of \d+|\d%|run on \d+ rows")
 _FAULT = re.compile(r"^Traceback \(most recent call last\)|this is a fault of Snellen|Fatal Python error", re.M)
 
 
@@ -54,6 +55,7 @@ class Trial:
     shown: str  # what is done, for who wants to see it again
     check: Check | None = None  # of what may finish; None: it has to be refused
     seconds: float = SECONDS
+    long: bool = False  # much work was asked for: it need not be over by then, where progress is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ def judged(trial: Trial, ended: Ended, folder: Path) -> Verdict:
     def so(outcome: str, why: str = "") -> Verdict:
         return Verdict(trial=trial, outcome=outcome, why=why, ended=ended)
 
+    if ended.code is None and trial.long and _PROGRESS.search(ended.err):
+        return so(AT_WORK)
     if ended.code is None:
         return so(HANGS, f"stopped after {ended.seconds:.0f} s")
     said = ended.err + ended.out
