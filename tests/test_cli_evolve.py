@@ -176,3 +176,14 @@ def test_a_bar_on_a_terminal(folder, capsys, monkeypatch):
     assert main(["evolve", folder, *FAST]) == 0
     assert "generation" in capsys.readouterr().err
     assert cli._console._bar is None
+
+
+def test_work_that_takes_long_within_a_generation_is_told(capsys):
+    for quiet in (False, True):
+        watching = Watching(quiet=quiet, out=None, total=3)
+        watching.passes(32)
+        assert capsys.readouterr().err == "", "a quick start needs no line"
+        watching._heard -= 11
+        watching.passes(64)
+        watching.passes(96)
+        assert capsys.readouterr().err == ("" if quiet else "the model has been run on 64 rows\n")

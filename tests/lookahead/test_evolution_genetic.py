@@ -181,8 +181,12 @@ def test_a_population_file_goes_on(model, run, tmp_path):
     assert record["members"][0]["text"] == run.members[0].text
     start = read_population(path, model)
     assert start == [member.tokens for member in run.members]
-    seen = []
-    on = evolve(model, prompt="ab", suffix="c", settings=Genetic(**SMALL), start=start, watch=seen.append)
+    seen, heard = [], []
+    on = evolve(
+        model, prompt="ab", suffix="c", settings=Genetic(**SMALL), start=start, watch=seen.append, told=heard.append
+    )
+    assert heard == sorted(heard)
+    assert heard[-1] == on.cost.passes
     # Where a text lived on two islands, a new one is written beside it.
     assert {m.tokens for m in seen[0].members} >= set(start), "it begins where the other ended"
     assert on.trace[0]["best"] == pytest.approx(run.trace[-1]["best"])

@@ -178,13 +178,15 @@ def test_the_budget_ends_the_chains():
 
 def test_chains_start_from_given_texts_of_their_length():
     model = toy()
-    seen = []
-    metropolis(
+    seen, heard = [], []
+    found = metropolis(
         model,
         settings=Metropolis(length=3, population=2, steps=1),
         start=[(5, 5, 5), (6, 6, 6), (7, 7, 7)],
         watch=seen.append,
+        told=heard.append,
     )
+    assert heard[-1] == found.cost.passes
     assert {member.tokens for member in seen[0].members} == {(5, 5, 5), (6, 6, 6)}
     with pytest.raises(InputError, match=r"2 tokens.*length 3"):
         metropolis(model, settings=Metropolis(length=3, population=2, steps=1), start=[(5, 5)])

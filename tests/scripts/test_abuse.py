@@ -55,6 +55,26 @@ def test_what_neither_ends_nor_is_refused_is_found(tmp_path):
     assert outcome(tmp_path, lambda folder: time.sleep(60) or 0, seconds=0.5) == trials.HANGS
 
 
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("generation 3 of 100000: best -4.1\n", trials.AT_WORK),
+        ("the model has been run on 5120 rows\n", trials.AT_WORK),
+        ("loading pocket …\n", trials.HANGS),
+    ],
+)
+def test_long_work_has_to_say_how_far_it_is(tmp_path, line, found):
+    def act(folder: Path) -> int:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+        time.sleep(60)
+        return 0
+
+    trial = Trial(name="planted.", act=act, shown="planted", check=trials.unchecked, seconds=1.0, long=True)
+    (verdict,) = trials.run([trial], tmp_path, processes=1)
+    assert verdict.outcome == found
+
+
 def test_another_result_is_a_silent_difference(tmp_path):
     def writing(text: str):
         return lambda folder: 0 * (folder / "numbers").write_text(text)
