@@ -303,3 +303,13 @@ def test_a_checkpoint_of_transformers_own_must_be_complete(begun, tmp_path):
         (folder / name).unlink()
         with pytest.raises(InputError, match=f"{name} is missing"):
             checkpoints.check_given(folder, processes=1)
+
+
+def test_what_torch_says_of_a_full_disk_is_told_in_words(tmp_path):
+    """Its files are zip archives written by C++, whose error names no system's one."""
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    said = r"checkpoint of step 2 could not be written .*only in part, as on a full disk\); there is no earlier one"
+    with pytest.raises(InputError, match=said), checkpoints.writing(folder, what="the checkpoint of step 2"):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 5312 vs 5204")
+    assert not folder.exists()

@@ -244,4 +244,6 @@ def _about_files(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
+    if "inline_container" in str(error):  # torch's word for a file that ends before its content does
+        return "a file could be written only in part, as on a full disk"
     return " ".join(str(error).split())[:160] or type(error).__name__
