@@ -263,7 +263,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     arguments["out"] = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         snellen.exam(subject, human, **arguments)  # type: ignore[arg-type]
-    pieces = sorted((tmp_path / "run" / "pieces").glob("written-*"))
+    pieces = sorted((tmp_path / "run" / "pieces").glob("written-*.parquet"))
     assert len(pieces) == 2 + 7  # batches of the human text, and of what was written
     pieces[-1].write_bytes(pieces[-1].read_bytes()[:-20])  # a power failure
     made[:] = []

@@ -154,9 +154,9 @@ def test_shares_are_exact_at_their_ends() -> None:
 
 def test_documents_are_the_units_where_there_are_enough() -> None:
     many = of_prompts(np.repeat(np.arange(20), 2), number=200, level=0.95, seed=0)
-    few = of_prompts(np.repeat(np.arange(10), 4), number=200, level=0.95, seed=0)
+    few = of_prompts(np.repeat(np.arange(7), 6), number=200, level=0.95, seed=0)
     assert (many.kind, many.units) == ("documents", 20)
-    assert (few.kind, few.units) == ("prompts", 40)
+    assert (few.kind, few.units, few.limited) == ("prompts", 42, True)
     # Prompts of one document say the same here: by document the mean is as unsure as that of 20 numbers.
     values = np.repeat(np.random.default_rng(0).normal(size=20), 2)
     found = many.mean(values)

@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_where_it_was(texts: list[str], tmp_path: Path, mo
     monkeypatch.setattr(reading, "read", counting)
     with pytest.raises(KeyboardInterrupt):
         exam(model, texts, measure, tmp_path / "run")
-    pieces = sorted((tmp_path / "run" / "pieces").glob("read-*"))
+    pieces = sorted((tmp_path / "run" / "pieces").glob("read-*.parquet"))
     assert len(pieces) == 2  # whole batches of 16
     pieces[-1].write_bytes(pieces[-1].read_bytes()[:-20])  # a power failure
     made[:] = [0] * 100
