@@ -124,6 +124,7 @@ def test_what_authors_are_expected_to_gain_is_that_of_the_whole_vocabulary(score
     assert authors.at(0.6, 0.9).sure >= found.sure
 
 
+@pytest.mark.slow
 def test_power_is_what_is_found_on_texts_of_that_author():
     """The smallest gain that is found four times in five, on twenty texts of an author who gains a little more."""
     author = Follower(tokens=8, size=120, follows=0.35, rules=1)
