@@ -30,11 +30,12 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for line in csv.DictReader(path.open(encoding="utf-8")):
-        words = ("run", "model", "text", "unit_kind", "interval", "best_control", "fitted_kind")
-        rows.append({k: v if k in words else (float(v) if v else None) for k, v in line.items()})
-    return rows
+    words = ("run", "model", "text", "unit_kind", "interval", "best_control", "fitted_kind")
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {k: v if k in words else (float(v) if v else None) for k, v in line.items()}
+            for line in csv.DictReader(file)
+        ]
 
 
 def clear(row: Row) -> int:
