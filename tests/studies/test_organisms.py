@@ -6,9 +6,10 @@ import pytest
 
 from snellen.errors import Refused
 from snellen.measures.lookahead_gain import LookaheadGain
+from snellen.organisms import cache
 from snellen.organisms.markov import Markov
 from snellen.organisms.tables import exact, tempered
-from snellen.studies import examinations, organisms
+from snellen.studies import organisms
 from snellen.studies.decisions import score_decisions
 from snellen.studies.examinations import EXAMINATIONS, TABLE, Examination, examination
 from snellen.studies.organisms import Estimate, Point, SeedResult, examine, judge, pooled
@@ -91,7 +92,7 @@ def test_a_refusal_is_a_result(monkeypatch):
     def refuse(*_):
         raise Refused("no model in the wanted state")
 
-    monkeypatch.setattr(examinations, "raised", refuse)
+    monkeypatch.setattr(cache, "raised", refuse)
     assert examine(PLANTED, 4).refused == "no model in the wanted state"
     assert examine(PLANTED, 4).seed == 4
 
