@@ -13,7 +13,7 @@ from snellen.studies.mesa.training import Plan
     [
         (["--tasks", "fulll"], "tasks 'fulll': no such task; known are full, partial, contracting"),
         (["--only", "mesaa"], "only 'mesaa': no such variant; known are mesa, mesa-small"),
-        (["--seeds", "0"], "seeds = 0: must be a whole number from 1"),
+        (["--seeds", "0"], "seeds = 0: must be a whole number of at least 1"),
         (["--tasks", "text"], "texts: the task 'text' needs a text to train on; give --texts FOLDER"),
         (["--texts", "nowhere"], "texts 'nowhere': train.jsonl cannot be read (No such file or directory); give"),
         (["--tasks", "full", "--only", "softmax-linear"], "only softmax-linear: not trained on full"),
