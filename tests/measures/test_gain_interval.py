@@ -151,7 +151,7 @@ def test_too_little_text_has_no_detectable_gain(scored):
     )  # fmt: skip
     found = detectable(problem, Survivors.of(few.beams[6], few).lookahead(3, ALPHAS))
     assert found.value is None
-    assert "so little text" in found.reason
+    assert "too little text" in found.reason
 
 
 def test_the_placebo_is_not_judged_by_halves(problem):
