@@ -198,8 +198,8 @@ def detectable(problem: Problem, lookahead: Candidates) -> Detectable:
     if authors.at(high, level).sure < POWER:
         return Detectable(
             value=None, power=POWER, alpha=None, weight=None,
-            reason="not even an author who follows this lookahead alone would have been found: there is too little text, or"
-            " the lookahead is hardly more than its control",
+            reason="not even an author who follows this lookahead alone would have been found: too little text, or"
+            " a lookahead that is hardly more than its control",
         )  # fmt: skip
     while high / low > CLOSE:
         middle = float(np.sqrt(low * high))
